@@ -1,0 +1,42 @@
+import { ACTIVATION_BYTES, F16_BIAS, roundToF16 } from '../lanes';
+import { quantizeI8 } from './quantize_i8';
+import { rmsNorm } from './rms_norm';
+
+/** The weight types a row can be prepared for; also the type argument of the kernels that read weights. */
+export const I2_S: i32 = 0;
+export const F16: i32 = 1;
+export const BF16: i32 = 2;
+export const F32: i32 = 3;
+
+/** Bytes of one prepared row of `dim` numbers: 64 for scale and sum, then the numbers, padded to 64. */
+// @ts-ignore: decorator
+@inline export function preparedBytes(dim: i32, weightType: i32): i32 {
+  return 64 + ((dim * (weightType == I2_S ? ACTIVATION_BYTES : 4) + 63) & ~63);
+}
+
+/**
+ * RMSNorm(x) * weight, or x where `weight` is 0, in the form that a matmul with weights of `weightType` reads:
+ *
+ *   I2_S   as quantize_i8 leaves it
+ *   F16    +64 f32 [dim], rounded to f16, times F16_BIAS
+ *   BF16   +64 f32 [dim], rounded to bf16
+ *   F32    +64 f32 [dim]
+ *
+ * x f32 [dim]; h f32 [dim] is scratch.
+ */
+export function prepareRow(x: usize, weight: usize, eps: f32, dim: i32, weightType: i32, h: usize, out: usize): void {
+  if (weight != 0) {
+    rmsNorm(x, weight, eps, dim, h);
+    x = h;
+  }
+  const bytes = <usize>dim << 2;
+  if (weightType == I2_S) quantizeI8(x, dim, out);
+  else if (weightType == F16) {
+    for (let i: usize = 0; i < bytes; i += 4) store<f32>(out + i, roundToF16(load<f32>(x + i)) * F16_BIAS, 64);
+  } else if (weightType == BF16) {
+    for (let i: usize = 0; i < bytes; i += 4) {
+      const bits = load<u32>(x + i);
+      store<u32>(out + i, (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000, 64);
+    }
+  } else memory.copy(out + 64, x, bytes);
+}

@@ -1,0 +1,193 @@
+// A program is a list of commands in linear memory that every thread walks: each takes its share of a command's items, and
+// a barrier stands between commands that depend on each other. With one thread the same list runs inline.
+//
+//   command   +0 opcode   +4 words of the whole command   +8 arguments, a word each (i32, f32 or address)
+//   end       opcode 0
+//
+// Low memory, below all allocations:
+//
+//   1024  constants of lanes.ts
+//   2048  barrier between the threads of a program
+//   2112  start signal: value = number of the run, or -1 to end; +8 address of the program; +12 threads
+
+import { barrier, signal, waitWhile } from './barrier';
+import { attentionHead } from './kernels/attention';
+import { bitLinear } from './kernels/bit_linear';
+import { denseLinear } from './kernels/dense_linear';
+import { embedRow } from './kernels/embed';
+import { glu } from './kernels/glu';
+import { F32, I2_S, prepareRow, preparedBytes } from './kernels/prepare';
+import { ropeHead, storeHead } from './kernels/rope';
+import { sample } from './kernels/sample';
+
+export const BARRIER: i32 = 1;
+export const EMBED: i32 = 2;
+export const PREPARE: i32 = 3;
+export const LINEAR: i32 = 4;
+export const GLU: i32 = 5;
+export const ROPE: i32 = 6;
+export const ATTENTION: i32 = 7;
+export const SAMPLE: i32 = 8;
+
+const BARRIER_AT: usize = 2048;
+const START_AT: usize = 2112;
+
+/** Runs the program at `list` as thread `index` of `threads`. */
+export function runProgram(list: usize, index: i32, threads: i32): void {
+  while (true) {
+    const op = load<i32>(list);
+    if (op == 0) return;
+    if (op == BARRIER) barrier(BARRIER_AT, threads);
+    else if (op == EMBED) runEmbed(list + 8, index, threads);
+    else if (op == PREPARE) runPrepare(list + 8, index, threads);
+    else if (op == LINEAR) runLinear(list + 8, index, threads);
+    else if (op == GLU) runGlu(list + 8, index, threads);
+    else if (op == ROPE) runRope(list + 8, index, threads);
+    else if (op == ATTENTION) runAttention(list + 8, index, threads);
+    else if (op == SAMPLE) runSample(list + 8, index, threads);
+    else unreachable();
+    list += <usize>load<i32>(list, 4) << 2;
+  }
+}
+
+/** Starts the program at `list` on all `threads` that are in `serve`. */
+export function start(list: usize, threads: i32): void {
+  store<usize>(START_AT, list, 8);
+  store<i32>(START_AT, threads, 12);
+  signal(START_AT, atomic.load<i32>(START_AT) + 1);
+}
+
+/** Ends every `serve`. */
+export function stop(): void {
+  signal(START_AT, -1);
+}
+
+/** Waits for a run other than `last`, takes part in it, and returns its number when all threads are done; -1 for the end. */
+export function serve(index: i32, last: i32): i32 {
+  const run = waitWhile(START_AT, last);
+  if (run == -1) return -1;
+  const threads = load<i32>(START_AT, 12);
+  runProgram(load<usize>(START_AT, 8), index, threads);
+  barrier(BARRIER_AT, threads);
+  return run;
+}
+
+// @ts-ignore: decorator
+@inline function arg(at: usize, word: i32): i32 {
+  return load<i32>(at + (<usize>word << 2));
+}
+
+/** First item of thread `index`, items split evenly in runs; that of `index + 1` is its end. */
+// @ts-ignore: decorator
+@inline function share(items: i32, index: i32, threads: i32): i32 {
+  return <i32>(<i64>items * index / threads);
+}
+
+// [rows, dim, type, staged, x]
+function runEmbed(a: usize, index: i32, threads: i32): void {
+  const dim = arg(a, 1), type = arg(a, 2);
+  const stride = dim << (type == F32 ? 2 : 1);
+  const end = share(arg(a, 0), index + 1, threads);
+  for (let r = share(arg(a, 0), index, threads); r < end; r++) {
+    embedRow(<usize>(arg(a, 3) + r * stride), type, dim, <usize>(arg(a, 4) + r * dim * 4));
+  }
+}
+
+// [rows, index or 0, x, weight or 0, eps, dim, weight type, h, prepared]
+function runPrepare(a: usize, index: i32, threads: i32): void {
+  const pick = <usize>arg(a, 1), dim = arg(a, 5), type = arg(a, 6);
+  const end = share(arg(a, 0), index + 1, threads);
+  for (let r = share(arg(a, 0), index, threads); r < end; r++) {
+    const from = pick ? load<i32>(pick + (<usize>r << 2)) : r;
+    prepareRow(
+      <usize>(arg(a, 2) + from * dim * 4), <usize>arg(a, 3), load<f32>(a, 16), dim, type,
+      <usize>(arg(a, 7) + r * dim * 4), <usize>(arg(a, 8) + r * preparedBytes(dim, type)),
+    );
+  }
+}
+
+// [weight type, w, rows of w, cols, prepared, batch, y, stride, add]; shares are of pairs of rows
+function runLinear(a: usize, index: i32, threads: i32): void {
+  const type = arg(a, 0), rows = arg(a, 2);
+  const begin = share((rows + 1) >> 1, index, threads) << 1;
+  const end = min(share((rows + 1) >> 1, index + 1, threads) << 1, rows);
+  const w = <usize>arg(a, 1), cols = arg(a, 3), prepared = <usize>arg(a, 4), batch = arg(a, 5);
+  const y = <usize>arg(a, 6), stride = arg(a, 7), add = arg(a, 8);
+  if (type == I2_S) bitLinear(w, rows, cols, prepared, batch, y, stride, add, begin, end);
+  else denseLinear(w, cols, type, prepared, batch, y, stride, add, begin, end);
+}
+
+// [batch, cols, activation, gate, up]; shares as LINEAR's over cols, so that no barrier is needed between
+function runGlu(a: usize, index: i32, threads: i32): void {
+  const cols = arg(a, 1);
+  const begin = share((cols + 1) >> 1, index, threads) << 1;
+  const end = min(share((cols + 1) >> 1, index + 1, threads) << 1, cols);
+  for (let b = 0; b < arg(a, 0); b++) {
+    glu(<usize>(arg(a, 3) + b * cols * 4), <usize>(arg(a, 4) + b * cols * 4), arg(a, 2), begin, end);
+  }
+}
+
+// [rows, heads, kvHeads, headDim, ropeDim, interleaved, rope, pos, sequence, f16, page, blockBytes, blockSize, tables,
+//  maxBlocks, q, k, v]
+// `page`: the layer's keys in block 0. Items are the heads of q, k and v of every row.
+function runRope(a: usize, index: i32, threads: i32): void {
+  const heads = arg(a, 1), kvHeads = arg(a, 2), headDim = arg(a, 3), ropeDim = arg(a, 4);
+  const all = heads + 2 * kvHeads;
+  const f16 = arg(a, 9), headBytes = <usize>(arg(a, 12) * headDim) << (f16 ? 1 : 2);
+  const end = share(arg(a, 0) * all, index + 1, threads);
+  for (let i = share(arg(a, 0) * all, index, threads); i < end; i++) {
+    const r = i / all;
+    let h = i % all;
+    const pos = load<i32>(<usize>(arg(a, 7) + 4 * r));
+    const angles = <usize>(arg(a, 6) + pos * ropeDim * 4);
+    if (h < heads) {
+      ropeHead(<usize>(arg(a, 15) + (r * heads + h) * headDim * 4), ropeDim, arg(a, 5), angles);
+      continue;
+    }
+    h -= heads;
+    const sequence = load<i32>(<usize>(arg(a, 8) + 4 * r));
+    const block = load<i32>(<usize>(arg(a, 13) + (sequence * arg(a, 14) + pos / arg(a, 12)) * 4));
+    let to = <usize>arg(a, 10) + <usize>block * <usize>arg(a, 11) + (<usize>((pos % arg(a, 12)) * headDim) << (f16 ? 1 : 2));
+    let from: usize;
+    if (h < kvHeads) {
+      from = <usize>(arg(a, 16) + (r * kvHeads + h) * headDim * 4);
+      ropeHead(from, ropeDim, arg(a, 5), angles);
+      to += <usize>h * headBytes;
+    } else {
+      from = <usize>(arg(a, 17) + (r * kvHeads + h - kvHeads) * headDim * 4);
+      to += <usize>h * headBytes; // the values follow the kvHeads keys
+    }
+    storeHead(from, headDim, f16, to);
+  }
+}
+
+// [rows, heads, kvHeads, headDim, pos, sequence, f16, page, blockBytes, blockSize, tables, maxBlocks, q, out, scores, stride]
+// `scores` has one piece of `stride` bytes a thread.
+function runAttention(a: usize, index: i32, threads: i32): void {
+  const heads = arg(a, 1), kvHeads = arg(a, 2), headDim = arg(a, 3), f16 = arg(a, 6);
+  const headBytes = <usize>(arg(a, 9) * headDim) << (f16 ? 1 : 2);
+  const end = share(arg(a, 0) * heads, index + 1, threads);
+  for (let i = share(arg(a, 0) * heads, index, threads); i < end; i++) {
+    const r = i / heads;
+    const kvHead = (i % heads) / (heads / kvHeads);
+    const keys = <usize>arg(a, 7) + <usize>kvHead * headBytes;
+    const sequence = load<i32>(<usize>(arg(a, 5) + 4 * r));
+    attentionHead(
+      <usize>(arg(a, 12) + i * headDim * 4), keys, keys + <usize>kvHeads * headBytes,
+      <usize>(arg(a, 10) + sequence * arg(a, 11) * 4), <usize>arg(a, 8), arg(a, 9), headDim,
+      load<i32>(<usize>(arg(a, 4) + 4 * r)) + 1, f16, <usize>(arg(a, 14) + index * arg(a, 15)), <usize>(arg(a, 13) + i * headDim * 4),
+    );
+  }
+}
+
+// [rows, vocab, logits, params, stride, picks, bytes of a pick, scratch, scratch bytes of a thread]
+function runSample(a: usize, index: i32, threads: i32): void {
+  const vocab = arg(a, 1);
+  const end = share(arg(a, 0), index + 1, threads);
+  for (let r = share(arg(a, 0), index, threads); r < end; r++) {
+    sample(
+      <usize>(arg(a, 2) + r * vocab * 4), vocab, <usize>(arg(a, 3) + r * arg(a, 4)), <usize>(arg(a, 5) + r * arg(a, 6)),
+      <usize>(arg(a, 7) + index * arg(a, 8)),
+    );
+  }
+}
