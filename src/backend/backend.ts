@@ -1,0 +1,152 @@
+/**
+ * What a device must do for the forward pass. A backend is a device with a queue: `forward` calls the ops inside `record`,
+ * each call appends to a program, and `run` starts that program as often as wanted with other contents in the tensors.
+ *
+ * Shapes are [rows][columns], columns fastest; numbers are f32 or i32, little-endian. `rows` counts the rows of a batch:
+ * one prompt of 512 rows, 8 sequences of one row each, or both mixed, are the same call.
+ */
+
+/** Memory a backend owns. Opaque: an offset in wasm memory, or a GPU buffer. */
+export interface Tensor {
+  readonly bytes: number;
+}
+
+/** How a weight matrix is stored; the names are GGUF's (see src/gguf/layouts/). */
+export type WeightType = 'i2_s' | 'f16' | 'bf16' | 'f32';
+
+/** W[rows][cols], bytes as in the file; y = W x with x of `cols`. */
+export interface Matrix<T extends Tensor = Tensor> {
+  readonly type: WeightType;
+  readonly rows: number;
+  readonly cols: number;
+  readonly tensor: T;
+}
+
+/** RMSNorm(x) * weight, weight f32 [dim]. */
+export interface Norm<T extends Tensor = Tensor> {
+  readonly weight: T;
+  readonly eps: number;
+}
+
+export type KvType = 'f32' | 'f16';
+
+/**
+ * Keys and values of all sequences, in blocks of `blockSize` positions that a table per sequence puts in order.
+ *
+ *   data    [block][layer][K, V][kvHeads][blockSize][headDim]  of `type`
+ *   tables  [sequence][maxBlocks] i32: the block that holds positions blockSize * i …
+ */
+export interface KvCache<T extends Tensor = Tensor> {
+  readonly type: KvType;
+  readonly layers: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly blockSize: number;
+  readonly maxBlocks: number;
+  readonly data: T;
+  readonly tables: T;
+}
+
+/** Where each row of a batch stands: `pos` [rows] i32 and `sequence` [rows] i32, a row of the cache's tables. */
+export interface RowPlaces<T extends Tensor = Tensor> {
+  readonly pos: T;
+  readonly sequence: T;
+}
+
+/**
+ * The blocks of a transformer, at the grain that every device wants fused. `x` is the residual stream [rows][dim] f32.
+ * Each is written as a line or two of primitives in src/reference/, which is its specification.
+ */
+export interface Ops<T extends Tensor = Tensor> {
+  /** x = embedding rows, staged by the host as [rows][dim] of `type`. */
+  embed(op: { rows: number; dim: number; type: 'f16' | 'bf16' | 'f32'; staged: T; x: T }): void;
+
+  /** h = RMSNorm(x); q = Wq h, k = Wk h, v = Wv h; ternary matrices see h quantised to int8, once for the three. */
+  qkv(op: {
+    rows: number;
+    x: T;
+    norm: Norm<T>;
+    wq: Matrix<T>;
+    wk: Matrix<T>;
+    wv: Matrix<T>;
+    q: T;
+    k: T;
+    v: T;
+    scratch: T;
+  }): void;
+
+  /**
+   * Rotates q and k (RoPE), appends k and v to the cache, then causal attention: out [rows][heads * headDim]. Head i reads
+   * the keys of head i / (heads / kvHeads). `rope` [context][ropeDim / 2][cos, sin] f32. 'neox' rotates the pairs
+   * (i, i + ropeDim / 2), 'norm' the pairs (2i, 2i + 1); elements from ropeDim on stay as they are.
+   */
+  attention(op: {
+    rows: number;
+    layer: number;
+    heads: number;
+    ropeDim: number;
+    ropeStyle: 'neox' | 'norm';
+    rope: T;
+    places: RowPlaces<T>;
+    kv: KvCache<T>;
+    q: T;
+    k: T;
+    v: T;
+    out: T;
+    scratch: T;
+  }): void;
+
+  /** x += Wo RMSNorm(attn), without the norm where the family has none. */
+  attnOut(op: { rows: number; attn: T; norm: Norm<T> | undefined; wo: Matrix<T>; x: T; scratch: T }): void;
+
+  /** h = RMSNorm(x); out = act(Wgate h) * (Wup h), act being relu(g)^2 or g * sigmoid(g). */
+  gateUp(op: {
+    rows: number;
+    x: T;
+    norm: Norm<T>;
+    gate: Matrix<T>;
+    up: Matrix<T>;
+    activation: 'relu2' | 'silu';
+    out: T;
+    scratch: T;
+  }): void;
+
+  /** x += Wdown RMSNorm(h), without the norm where the family has none. */
+  down(op: { rows: number; h: T; norm: Norm<T> | undefined; wdown: Matrix<T>; x: T; scratch: T }): void;
+
+  /** logits [outs][vocab] of the rows named in `index` [outs] i32: W RMSNorm(x[index]). */
+  head(op: { outs: number; index: T; x: T; norm: Norm<T>; w: Matrix<T>; logits: T; scratch: T }): void;
+
+  /**
+   * Picks a token for each row of logits [outs][vocab]. `params`, `stride` bytes a row, and `picks` are drawn in
+   * src/sampler.ts. Logits are left as they were.
+   */
+  sample(op: { outs: number; vocab: number; logits: T; params: T; stride: number; picks: T; scratch: T }): void;
+}
+
+/** Recorded ops, ready to run any number of times. */
+export interface Program {
+  free(): void;
+}
+
+export interface Backend<T extends Tensor = Tensor> {
+  /** e.g. "wasm relaxed, 2 threads". */
+  readonly name: string;
+  /** Zeroed memory, 64-byte aligned. Throws a RangeError that says how much was wanted and how much there is. */
+  alloc(bytes: number): T;
+  free(tensor: T): void;
+  write(tensor: T, at: number, bytes: Uint8Array): void;
+  /** Hands the tensor's own memory, in pieces, to `read`, which fills it: how weights arrive without a second copy. */
+  fill(tensor: T, read: (at: number, into: Uint8Array) => Promise<void>): Promise<void>;
+  /** Copies out what the last finished run left there. */
+  read(tensor: T, at: number, into: Uint8Array): Promise<void>;
+  /** Bytes of `scratch` for ops of up to `rows` rows, `cols` columns, `context` positions and `vocab` logits. */
+  scratchBytes(rows: number, cols: number, context: number, vocab: number): number;
+  readonly ops: Ops<T>;
+  /** Everything that `build` enqueues through `ops`, as a program. */
+  record(build: () => void): Program;
+  /** Runs a program, after those started before it. Settles when its results can be read. */
+  run(program: Program): Promise<void>;
+  /** Frees everything; settles when no thread is left. */
+  dispose(): Promise<void>;
+}

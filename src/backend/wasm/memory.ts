@@ -1,0 +1,94 @@
+import type { Tensor } from '../backend.ts';
+
+/** A piece of the linear memory that all threads share. */
+export interface WasmTensor extends Tensor {
+  readonly at: number;
+}
+
+export interface LinearMemory {
+  readonly memory: WebAssembly.Memory;
+  /** Zeroed, 64-byte aligned. */
+  alloc(bytes: number): WasmTensor;
+  free(tensor: WasmTensor): void;
+  /** A view that stays valid until the memory grows. */
+  view(tensor: WasmTensor, at: number, bytes: number): Uint8Array;
+  /** Bytes allocated now, and bytes of memory held. */
+  used(): { allocated: number; held: number };
+}
+
+const PAGE = 65_536;
+const MAX_PAGES = 65_536;
+/** Constants, barrier and start signal lie below; see assembly/program.ts. */
+const FIRST = PAGE;
+
+const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
+
+/** A shared WebAssembly memory with a first-fit allocator over its free pieces, in address order. */
+export function createMemory(): LinearMemory {
+  const memory = new WebAssembly.Memory({ initial: FIRST / PAGE, maximum: MAX_PAGES, shared: true });
+  const free: { at: number; bytes: number }[] = [];
+  const live = new Map<number, number>();
+  let bytes = new Uint8Array(memory.buffer);
+  let top = FIRST;
+  let allocated = 0;
+
+  /** Grows so that addresses below `end` exist. */
+  function reach(end: number): void {
+    const pages = Math.ceil(end / PAGE) - memory.buffer.byteLength / PAGE;
+    if (pages <= 0) return;
+    try {
+      memory.grow(pages);
+    } catch {
+      throw new RangeError(
+        `wasm memory: ${end - FIRST} bytes wanted in all, ${allocated} in use; the limit is ${MAX_PAGES * PAGE} bytes or what the system gives`,
+      );
+    }
+    bytes = new Uint8Array(memory.buffer);
+  }
+
+  return {
+    memory,
+    alloc(wanted) {
+      const size = align(Math.max(wanted, 1));
+      const i = free.findIndex((piece) => piece.bytes >= size);
+      let at = top;
+      if (i >= 0) {
+        const piece = free[i];
+        at = piece.at;
+        piece.at += size;
+        piece.bytes -= size;
+        if (piece.bytes === 0) free.splice(i, 1);
+        bytes.fill(0, at, at + size);
+      } else {
+        reach(top + size);
+        top += size;
+      }
+      allocated += size;
+      live.set(at, size);
+      return { at, bytes: wanted };
+    },
+    free(tensor) {
+      const size = live.get(tensor.at);
+      if (size === undefined) throw new Error(`wasm memory: free of ${tensor.at}, which is not allocated`);
+      live.delete(tensor.at);
+      allocated -= size;
+      let i = free.findIndex((piece) => piece.at > tensor.at);
+      if (i < 0) i = free.length;
+      free.splice(i, 0, { at: tensor.at, bytes: size });
+      // Join with the next and the previous piece.
+      for (const j of [i, i - 1]) {
+        if (j >= 0 && j + 1 < free.length && free[j].at + free[j].bytes === free[j + 1].at) {
+          free[j].bytes += free[j + 1].bytes;
+          free.splice(j + 1, 1);
+        }
+      }
+    },
+    view(tensor, at, count) {
+      if (at < 0 || count < 0 || at + count > tensor.bytes) {
+        throw new RangeError(`wasm memory: bytes ${at} … ${at + count} of a tensor of ${tensor.bytes}`);
+      }
+      return bytes.subarray(tensor.at + at, tensor.at + at + count);
+    },
+    used: () => ({ allocated, held: memory.buffer.byteLength }),
+  };
+}

@@ -1,0 +1,139 @@
+import type { Kernels } from './abi.ts';
+import type { WorkerReport, WorkerStart } from './worker.ts';
+
+/** Threads that run programs over one memory. */
+export interface Pool {
+  readonly threads: number;
+  /** Runs the program at address `list`; one at a time. Settles in a later turn of the event loop. */
+  run(list: number): Promise<void>;
+  /** Settles when every thread has ended. */
+  close(): Promise<void>;
+}
+
+/** The part of a node or web worker that the pool uses. */
+interface Thread {
+  post(start: WorkerStart): void;
+  /** `keep` decides whether an unfinished run keeps the process alive. */
+  keep(alive: boolean): void;
+  terminate(): void;
+  readonly ended: Promise<void>;
+}
+
+interface ThreadEvents {
+  onReport(message: WorkerReport): void;
+  onError(error: Error): void;
+}
+
+const isNode = typeof process === 'object' && process.versions.node !== undefined;
+
+async function startThread(events: ThreadEvents): Promise<Thread> {
+  const url = new URL('./worker.js', import.meta.url);
+  if (isNode) {
+    const { Worker } = await import('node:worker_threads');
+    const worker = new Worker(url);
+    worker.on('message', events.onReport);
+    worker.on('error', events.onError);
+    const ended = new Promise<void>((resolve) => worker.once('exit', () => resolve()));
+    return {
+      post: (start) => worker.postMessage(start),
+      keep: (alive) => (alive ? worker.ref() : worker.unref()),
+      terminate: () => void worker.terminate(),
+      ended,
+    };
+  }
+  const worker = new Worker(url, { type: 'module' });
+  worker.onmessage = ({ data }: MessageEvent<WorkerReport>) => events.onReport(data);
+  worker.onerror = (event) => events.onError(new Error(event.message));
+  return {
+    post: (start) => worker.postMessage(start),
+    keep: () => {},
+    terminate: () => worker.terminate(),
+    ended: Promise.resolve(), // a web worker closes itself and does not tell
+  };
+}
+
+/** As many threads as the system says can run at once, at most 16. */
+export async function defaultThreads(): Promise<number> {
+  const cores = isNode ? (await import('node:os')).availableParallelism() : navigator.hardwareConcurrency;
+  return Math.max(1, Math.min(16, cores));
+}
+
+/** One thread: programs run inline, in the caller's turn, and settle in the next one. */
+export function inlinePool(kernels: Kernels): Pool {
+  const channel = isNode ? undefined : new MessageChannel();
+  return {
+    threads: 1,
+    run(list) {
+      return new Promise((resolve) => {
+        kernels.runProgram(list, 0, 1);
+        if (channel === undefined) setImmediate(resolve);
+        else {
+          channel.port1.onmessage = () => resolve();
+          channel.port2.postMessage(0);
+        }
+      });
+    },
+    async close() {
+      channel?.port1.close();
+    },
+  };
+}
+
+/** Workers that wait inside wasm for the next program; the host never computes and never blocks. */
+export async function workerPool(
+  module: WebAssembly.Module,
+  memory: WebAssembly.Memory,
+  kernels: Kernels,
+  threads: number,
+): Promise<Pool> {
+  let failed: Error | undefined;
+  let finish: { resolve: () => void; reject: (error: Error) => void } | undefined;
+  let ready = 0;
+  const settle = (error?: Error) => {
+    const waiting = finish;
+    finish = undefined;
+    if (error === undefined) waiting?.resolve();
+    else waiting?.reject(error);
+  };
+  const wait = () => new Promise<void>((resolve, reject) => {
+    finish = { resolve, reject };
+  });
+  const events: ThreadEvents = {
+    onReport(message) {
+      if (message >= 0 || ++ready === threads) settle();
+    },
+    onError(error) {
+      // The other threads would wait in a barrier for ever.
+      failed = new Error(`a worker thread failed: ${error.message}`, { cause: error });
+      for (const thread of pool) thread.terminate();
+      settle(failed);
+    },
+  };
+  const allReady = wait();
+  const pool = await Promise.all(Array.from({ length: threads }, () => startThread(events)));
+  pool.forEach((thread, index) => {
+    thread.post({ module, memory, index });
+  });
+  await allReady;
+  for (const thread of pool) thread.keep(false);
+
+  return {
+    threads,
+    async run(list) {
+      if (failed !== undefined) throw failed;
+      const done = wait();
+      pool[0].keep(true);
+      kernels.start(list, threads);
+      try {
+        await done;
+      } finally {
+        pool[0].keep(false);
+      }
+    },
+    async close() {
+      kernels.stop();
+      for (const thread of pool) thread.keep(true);
+      await Promise.all(pool.map((thread) => thread.ended));
+    },
+  };
+}
