@@ -1,0 +1,212 @@
+import type { Tensor } from '../backend/backend.ts';
+import type { KvBlocks, KvSequence } from '../model/kv_cache.ts';
+import type { Stepper } from '../model/step.ts';
+import { PICK_BYTES, type Pick, readPick, type ResolvedSampler, writeParams } from '../sampler.ts';
+
+/** What is asked of the engine: tokens to continue, and who hears of each new one. */
+export interface Request {
+  /** At least one token, fewer than the context has positions. */
+  readonly prompt: ArrayLike<number>;
+  /** At least 1. The context's end also ends a sequence. */
+  readonly maxTokens: number;
+  readonly sampler: ResolvedSampler;
+  /** Whether another token can be taken now; when that changes, call `wake`. A slow reader holds back only itself. */
+  ready(): boolean;
+  /** A new token; true ends the sequence. The pick is reused. */
+  onToken(pick: Readonly<Pick>): boolean;
+  /** Once: all tokens are out, or `error` says why not. Not called after `cancel`. */
+  onEnd(error?: unknown): void;
+}
+
+/** When things happened to a sequence, in ms of performance.now(). */
+export interface Times {
+  submitted: number;
+  started: number;
+  firstToken: number;
+  lastToken: number;
+}
+
+export interface Sequence {
+  readonly times: Times;
+  /** Takes the sequence out; its place in the cache is free after the step that is under way. */
+  cancel(): void;
+  /** Tells that `ready` may have changed. */
+  wake(): void;
+}
+
+export interface Engine {
+  /** Queues a request; it starts when a place in the cache is free. */
+  submit(request: Request): Sequence;
+  /** Waiting and running sequences. */
+  readonly load: { readonly waiting: number; readonly running: number };
+  /** Fails what waits and runs with `reason`; settles when no step is under way. */
+  close(reason: Error): Promise<void>;
+}
+
+interface Entry extends Sequence {
+  readonly request: Request;
+  /** Prompt and new tokens, [length]. */
+  readonly tokens: Int32Array;
+  length: number;
+  /** Positions that are in the cache. */
+  computed: number;
+  generated: number;
+  place: KvSequence | undefined;
+  ended: boolean;
+  /** Its out in the step under way, or -1. */
+  out: number;
+}
+
+/**
+ * Runs any number of sequences over one set of weights. Each step is one forward pass: a row for every sequence that
+ * decodes, then pieces of prompts as far as the step has rows. Requests enter and leave between steps, in the order they
+ * came.
+ */
+export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>): Engine {
+  const waiting: Entry[] = [];
+  const running: Entry[] = [];
+  const pick: Pick = { id: 0, logit: 0, probability: 0 };
+  let pumping: Promise<void> | undefined;
+  /** Something came after the step under way was composed. */
+  let again = false;
+  let closed: Error | undefined;
+
+  function end(entry: Entry, error?: unknown): void {
+    if (entry.ended) return;
+    entry.ended = true;
+    entry.request.onEnd(error);
+  }
+
+  /** Lets go of what has ended and takes in what fits. */
+  function admit(): void {
+    for (let i = running.length - 1; i >= 0; i--) {
+      if (!running[i].ended) continue;
+      running[i].place?.free();
+      running.splice(i, 1);
+    }
+    while (waiting.length > 0 && running.length < stepper.maxOuts) {
+      const entry = waiting[0];
+      if (!entry.ended) {
+        const place = kv.open();
+        if (place === undefined) return;
+        // All it can ever need, so that a running sequence never stops for want of blocks.
+        if (!place.reserve(Math.min(entry.tokens.length, kv.context))) {
+          place.free();
+          return;
+        }
+        entry.place = place;
+        entry.times.started = performance.now();
+        running.push(entry);
+      }
+      waiting.shift();
+    }
+  }
+
+  /** Rows of one entry: positions [computed, computed + rows), the last with logits if it reaches the end. */
+  function addRows(entry: Entry, row: number, rows: number, outs: number): boolean {
+    for (let i = 0; i < rows; i++) {
+      const pos = entry.computed + i;
+      stepper.tokens[row + i] = entry.tokens[pos];
+      stepper.pos[row + i] = pos;
+      stepper.sequence[row + i] = (entry.place as KvSequence).row;
+    }
+    entry.computed += rows;
+    if (entry.computed < entry.length) return false;
+    const { paramsStride } = stepper;
+    stepper.index[outs] = row + rows - 1;
+    const params = new DataView(stepper.params.buffer, outs * paramsStride, paramsStride);
+    writeParams(params, entry.request.sampler, entry.generated, entry.tokens, entry.length);
+    entry.out = outs;
+    return true;
+  }
+
+  async function step(): Promise<boolean> {
+    admit();
+    let rows = 0;
+    let outs = 0;
+    for (const decoding of [true, false]) {
+      for (const entry of running) {
+        const missing = entry.length - entry.computed;
+        if (missing === 1 !== decoding || !entry.request.ready()) continue;
+        const take = Math.min(missing, stepper.maxRows - rows);
+        if (take > 0 && addRows(entry, rows, take, outs)) outs++;
+        rows += take;
+      }
+    }
+    if (rows === 0) return false;
+    await stepper.run(rows, outs, outs > 0);
+    for (const entry of running) {
+      if (entry.out < 0) continue;
+      readPick(stepper.picks, entry.out * PICK_BYTES, pick);
+      entry.out = -1;
+      if (entry.ended) continue;
+      if (pick.id < 0) {
+        end(entry, new Error(`position ${entry.length - 1}: no logit is a number; the model's weights or the prompt are broken`));
+        continue;
+      }
+      entry.times.lastToken = performance.now();
+      if (entry.generated === 0) entry.times.firstToken = entry.times.lastToken;
+      entry.tokens[entry.length++] = pick.id;
+      entry.generated++;
+      if (entry.request.onToken(pick) || entry.length === entry.tokens.length) end(entry);
+    }
+    return true;
+  }
+
+  async function pump(): Promise<void> {
+    try {
+      do {
+        again = false;
+        while (await step());
+      } while (again);
+    } catch (error) {
+      for (const entry of [...running, ...waiting]) end(entry, error);
+      admit();
+    } finally {
+      pumping = undefined;
+    }
+  }
+  const start = () => {
+    again = true;
+    if (pumping === undefined) pumping = pump();
+  };
+
+  return {
+    submit(request) {
+      if (closed !== undefined) throw closed;
+      const { prompt, maxTokens } = request;
+      // The token after the last position can be picked, but not computed: one more than the context.
+      const tokens = new Int32Array(Math.min(prompt.length + maxTokens, kv.context + 1));
+      tokens.set(prompt);
+      const now = performance.now();
+      const entry: Entry = {
+        request,
+        tokens,
+        length: prompt.length,
+        computed: 0,
+        generated: 0,
+        place: undefined,
+        ended: false,
+        out: -1,
+        times: { submitted: now, started: now, firstToken: now, lastToken: now },
+        cancel() {
+          entry.ended = true;
+          start();
+        },
+        wake: start,
+      };
+      waiting.push(entry);
+      start();
+      return entry;
+    },
+    get load() {
+      return { waiting: waiting.length, running: running.length };
+    },
+    async close(reason) {
+      closed = reason;
+      for (const entry of [...running, ...waiting]) end(entry, reason);
+      start();
+      await pumping;
+    },
+  };
+}

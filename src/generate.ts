@@ -1,0 +1,221 @@
+import type { Engine, Sequence } from './engine/engine.ts';
+import { type ResolvedSampler, resolveSampler, type SamplerOptions } from './sampler.ts';
+import { createDetokenizer, type Tokenizer } from './tokenizer/tokenizer.ts';
+
+export interface GenerateOptions extends SamplerOptions {
+  /** Most tokens to generate; the end of the context also ends it. Default: up to the end of the context. */
+  readonly maxTokens?: number;
+  /** Text that ends the generation and is not part of it. */
+  readonly stop?: string | readonly string[];
+  readonly signal?: AbortSignal;
+  /** Special tokens written in a prompt, such as <|eot_id|>, are tokens and not text. Default false. */
+  readonly parseSpecial?: boolean;
+}
+
+export interface Token {
+  readonly id: number;
+  /** What this token adds to the text. Empty while a character or a possible stop text is incomplete; the next one brings it. */
+  readonly text: string;
+  /** Share of this token in the softmax of all raw logits. */
+  readonly probability: number;
+  readonly logit: number;
+  /** The model ended its answer with this token. */
+  readonly isEos: boolean;
+}
+
+/** 'stop': the model ended, or a stop text came; 'length': maxTokens or the end of the context. */
+export type FinishReason = 'stop' | 'length';
+
+export interface Timings {
+  readonly promptTokens: number;
+  /** From the start of the prompt's first step to the first token. */
+  readonly promptMs: number;
+  readonly promptPerSecond: number;
+  readonly generatedTokens: number;
+  /** From the first to the last token. */
+  readonly generatedMs: number;
+  /** Of the tokens after the first. */
+  readonly generatedPerSecond: number;
+}
+
+export interface Completion {
+  readonly text: string;
+  readonly tokens: readonly number[];
+  readonly finishReason: FinishReason;
+  /** The seed that was used; with it and the same options the text comes again. */
+  readonly seed: number;
+  readonly timings: Timings;
+}
+
+/** Tokens that wait for their reader before its sequence pauses. */
+const MAX_UNREAD = 8;
+
+/** Options checked against the model; throws a RangeError or TypeError that names the option. */
+export interface ResolvedOptions {
+  readonly sampler: ResolvedSampler;
+  readonly maxTokens: number;
+  readonly stop: readonly string[];
+  readonly signal: AbortSignal | undefined;
+}
+
+export function resolveOptions(options: GenerateOptions, vocab: number): ResolvedOptions {
+  const { maxTokens = Number.MAX_SAFE_INTEGER, stop = [], signal } = options;
+  if (!Number.isSafeInteger(maxTokens) || maxTokens < 1) {
+    throw new RangeError(`maxTokens: got ${maxTokens}, expected a whole number from 1 up`);
+  }
+  const stops = typeof stop === 'string' ? [stop] : stop;
+  if (!Array.isArray(stops) || stops.length > 16 || stops.some((s) => typeof s !== 'string' || s === '')) {
+    throw new TypeError('stop: expected a text or up to 16 of them, none empty');
+  }
+  return { sampler: resolveSampler(options, vocab), maxTokens, stop: stops, signal };
+}
+
+/** Continues `prompt`: yields each token, returns the whole. Leaving the loop frees the sequence. */
+export async function* generate(
+  engine: Engine,
+  tokenizer: Tokenizer,
+  prompt: ArrayLike<number>,
+  options: ResolvedOptions,
+): AsyncGenerator<Token, Completion, undefined> {
+  const { sampler, maxTokens, stop, signal } = options;
+  signal?.throwIfAborted();
+  const texts = createTexts(tokenizer, stop);
+  const ids: number[] = [];
+  const unread: Token[] = [];
+  let ended = false;
+  let failure: unknown;
+  let notify = () => {};
+  let finishReason: FinishReason = 'length';
+
+  const sequence: Sequence = engine.submit({
+    prompt,
+    maxTokens,
+    sampler,
+    ready: () => unread.length < MAX_UNREAD,
+    onToken({ id, probability, logit }) {
+      const isEos = tokenizer.eogTokens.has(id);
+      ids.push(id);
+      texts.push({ id, text: '', probability, logit, isEos }, unread);
+      if (isEos || texts.stopped) finishReason = 'stop';
+      notify();
+      return isEos || texts.stopped;
+    },
+    onEnd(error) {
+      failure = error;
+      ended = true;
+      texts.end(unread);
+      notify();
+    },
+  });
+  const onAbort = () => {
+    sequence.cancel();
+    notify();
+  };
+  signal?.addEventListener('abort', onAbort, { once: true });
+
+  try {
+    while (true) {
+      signal?.throwIfAborted();
+      const token = unread.shift();
+      if (token !== undefined) {
+        if (unread.length === MAX_UNREAD - 1) sequence.wake();
+        yield token;
+      } else if (ended) break;
+      else {
+        await new Promise<void>((resolve) => {
+          notify = resolve;
+        });
+      }
+    }
+    if (failure !== undefined) throw failure;
+    const { started, firstToken, lastToken } = sequence.times;
+    const perSecond = (n: number, ms: number) => (ms > 0 ? (1000 * n) / ms : 0);
+    return {
+      text: texts.all(),
+      tokens: ids,
+      finishReason,
+      seed: sampler.seed,
+      timings: {
+        promptTokens: prompt.length,
+        promptMs: firstToken - started,
+        promptPerSecond: perSecond(prompt.length, firstToken - started),
+        generatedTokens: ids.length,
+        generatedMs: lastToken - firstToken,
+        generatedPerSecond: perSecond(ids.length - 1, lastToken - firstToken),
+      },
+    };
+  } finally {
+    signal?.removeEventListener('abort', onAbort);
+    if (!ended) sequence.cancel();
+  }
+}
+
+type Writable<X> = { -readonly [K in keyof X]: X[K] };
+
+interface Texts {
+  readonly stopped: boolean;
+  /** Takes a token; puts out those whose text is settled. */
+  push(token: Writable<Token>, out: Token[]): void;
+  /** Puts out what is left, as no more tokens come. */
+  end(out: Token[]): void;
+  all(): string;
+}
+
+/**
+ * Gives tokens their text. A token is held back while its text ends inside a character or could be the beginning of a stop
+ * text; the last one held then carries the text of all.
+ */
+function createTexts(tokenizer: Tokenizer, stops: readonly string[]): Texts {
+  const detokenizer = createDetokenizer(tokenizer);
+  const held: Writable<Token>[] = [];
+  const parts: string[] = [];
+  let pending = '';
+  let stopped = false;
+
+  function release(text: string, out: Token[]): void {
+    if (held.length > 0) held[held.length - 1].text = text;
+    parts.push(text);
+    out.push(...held);
+    held.length = 0;
+  }
+
+  return {
+    get stopped() {
+      return stopped;
+    },
+    push(token, out) {
+      held.push(token);
+      if (!token.isEos) pending += detokenizer.push(token.id);
+      let cut = pending.length;
+      for (const stop of stops) {
+        const found = pending.indexOf(stop);
+        if (found >= 0) {
+          cut = Math.min(cut, found);
+          stopped = true;
+        }
+      }
+      if (stopped) {
+        pending = pending.slice(0, cut);
+        return;
+      }
+      const open = stops.reduce((most, stop) => Math.max(most, openEnd(pending, stop)), 0);
+      if (open > 0 || (detokenizer as any).pending) return;
+      release(pending, out);
+      pending = '';
+    },
+    end(out) {
+      if (!stopped) pending += detokenizer.flush();
+      if (held.length > 0) release(pending, out);
+      pending = '';
+    },
+    all: () => parts.join(''),
+  };
+}
+
+/** Length of the longest end of `text` that is a proper beginning of `stop`. */
+function openEnd(text: string, stop: string): number {
+  for (let n = Math.min(text.length, stop.length - 1); n > 0; n--) {
+    if (text.endsWith(stop.slice(0, n))) return n;
+  }
+  return 0;
+}

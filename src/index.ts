@@ -1,0 +1,18 @@
+/** Ternary language models anywhere JavaScript runs. */
+export type { ChatMessage } from './chat.ts';
+export type { Completion, FinishReason, GenerateOptions, Timings, Token } from './generate.ts';
+export { GgufError } from './gguf/error.ts';
+export {
+  type CompleteOptions,
+  type LoadModelOptions,
+  type LogitsOptions,
+  loadModel,
+  type Model,
+  type ModelInfo,
+  type Prompt,
+} from './load_model.ts';
+export type { LoadProgress } from './model/weights.ts';
+export type { SamplerOptions } from './sampler.ts';
+
+/** The small model that comes with the package: tales in English, 2 MB. */
+export const demoModel: URL = new URL('../demo/tales.gguf', import.meta.url);

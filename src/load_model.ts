@@ -1,0 +1,246 @@
+import type { Backend, KvType, Tensor } from './backend/backend.ts';
+import { type WasmBackend, wasmBackend } from './backend/wasm/backend.ts';
+import type { Tier } from './backend/wasm/tier.ts';
+import { type ChatMessage, formatChat } from './chat.ts';
+import { createEngine } from './engine/engine.ts';
+import { type Completion, type GenerateOptions, generate, resolveOptions, type Token } from './generate.ts';
+import { readHeader } from './gguf/header.ts';
+import { openSource } from './gguf/source.ts';
+import { type Activation, readConfig } from './model/config.ts';
+import { createKvCache, kvBlockBytes } from './model/kv_cache.ts';
+import { createStepper } from './model/step.ts';
+import { type LoadProgress, loadWeights } from './model/weights.ts';
+import { paramsBytes } from './sampler.ts';
+import { createTokenizer, type EncodeOptions } from './tokenizer/tokenizer.ts';
+
+export interface LoadModelOptions {
+  /** Threads of the CPU backend; 1 runs on the caller's thread. Default: the cores, at most 16. */
+  readonly threads?: number;
+  /** Kernels of the CPU backend. Default 'auto': the fastest that work here. */
+  readonly tier?: Tier | 'auto';
+  /** Positions a sequence can have, prompt included. Default: what the model was trained for, at most 4096. */
+  readonly contextSize?: number;
+  /** Sequences that run at once; others wait. Their cache is taken from the system as it fills. Default 4. */
+  readonly parallel?: number;
+  /** How keys and values are stored. Default 'f16'. */
+  readonly kv?: KvType;
+  /** Overrides the activation where the file leaves it open (architecture `bitnet`). */
+  readonly activation?: Activation;
+  readonly onProgress?: (progress: LoadProgress) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface ModelInfo {
+  readonly name: string;
+  readonly architecture: string;
+  /** Numbers in the file's tensors. */
+  readonly parameters: number;
+  readonly layers: number;
+  readonly dim: number;
+  readonly vocab: number;
+  readonly contextSize: number;
+  readonly trainedContext: number;
+  readonly parallel: number;
+  readonly kv: KvType;
+  /** e.g. "wasm relaxed, 2 threads". */
+  readonly backend: string;
+  readonly tier: Tier;
+  readonly threads: number;
+  readonly fileBytes: number;
+  /** Linear memory in use: weights, cache and working memory. */
+  readonly memoryBytes: number;
+  /** What of it a full cache takes. */
+  readonly kvBytes: number;
+  readonly warnings: readonly string[];
+}
+
+export type Prompt = string | readonly ChatMessage[] | readonly number[] | Int32Array;
+
+export interface CompleteOptions extends GenerateOptions {
+  /** Called with each token as it comes. */
+  readonly onToken?: (token: Token) => void;
+}
+
+export interface LogitsOptions {
+  readonly kv?: KvType;
+  /** 'exact' and 'auto' are the same in this version: the head as in the file. */
+  readonly head?: 'exact' | 'auto';
+  /** Rows of one forward pass, 1 to 16; default 16. */
+  readonly batch?: number;
+}
+
+/** A loaded model. Any number of generations may run on it at once. */
+export interface Model {
+  readonly info: ModelInfo;
+  /** Continues a text, a chat, or tokens: `for await (const token of model.generate('Once upon a time'))`. */
+  generate(prompt: Prompt, options?: GenerateOptions): AsyncGenerator<Token, Completion, undefined>;
+  /** The whole answer at once, `onToken` for each token on the way. */
+  complete(prompt: Prompt, options?: CompleteOptions): Promise<Completion>;
+  /** Tokens of a prompt as generate would see it, or of a text. */
+  tokenize(text: string, options?: EncodeOptions): number[];
+  detokenize(tokens: ArrayLike<number>, options?: { skipSpecial?: boolean }): string;
+  /** Logits f32 [tokens][vocab], row i after token i; for evaluation. */
+  logits(tokens: ArrayLike<number>, options?: LogitsOptions): Promise<Float32Array>;
+  /** Ends what runs, frees memory and threads; settles when they are gone. */
+  dispose(): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** Rows of one step: a prompt is computed in pieces of this many, and an abort waits for one piece at most. */
+const MAX_ROWS = 32;
+/** Rows of a step that can ask for logits, 0.5 MB each for a vocabulary of 128,256. */
+const MAX_OUTS = 16;
+
+/**
+ * Opens a ternary GGUF model.
+ *
+ * @param input path, URL (ranges are used where the server has them), Blob, or the file's bytes
+ * @throws GgufError when the file is broken or not supported: what, where, expected, got
+ * @throws RangeError when an option is out of range or memory does not suffice
+ */
+export async function loadModel(
+  input: string | URL | Blob | Uint8Array | ArrayBuffer,
+  options: LoadModelOptions = {},
+): Promise<Model> {
+  const { parallel = 4, kv: kvType = 'f16', signal } = options;
+  count('parallel', parallel, MAX_OUTS);
+  if (kvType !== 'f16' && kvType !== 'f32') throw new RangeError(`kv: got '${String(kvType)}', expected f16 or f32`);
+  if (options.contextSize !== undefined) count('contextSize', options.contextSize, 1 << 24);
+  signal?.throwIfAborted();
+
+  const source = await openSource(input, { signal });
+  let backend: WasmBackend | undefined;
+  try {
+    const header = await readHeader(source);
+    const config = readConfig(header, source.name, options.activation);
+    const tokenizer = createTokenizer(header.metadata);
+    backend = await wasmBackend({ threads: options.threads, tier: options.tier });
+    const weights = await loadWeights(backend, source, header, config, options);
+    const contextSize = options.contextSize ?? Math.min(config.contextLength, 4096);
+    const warnings = [...config.warnings];
+    if (contextSize > config.contextLength) {
+      warnings.push(`contextSize ${contextSize} is more than the ${config.contextLength} positions of the training`);
+    }
+    const kv = createKvCache(backend, config, kvType, contextSize, parallel);
+    const limits = { maxRows: MAX_ROWS, maxOuts: parallel, paramsStride: paramsBytes(contextSize + 1) };
+    const stepper = createStepper(backend, config, weights, kv, limits);
+    const engine = createEngine(stepper, kv);
+    const parameters = [...header.tensors.values()].reduce((sum, t) => sum + t.dims.reduce((a, b) => a * b, 1), 0);
+    const info: ModelInfo = {
+      name: config.name,
+      architecture: config.architecture,
+      parameters,
+      layers: config.layers,
+      dim: config.dim,
+      vocab: config.vocab,
+      contextSize,
+      trainedContext: config.contextLength,
+      parallel,
+      kv: kvType,
+      backend: backend.name,
+      tier: backend.tier,
+      threads: backend.threads,
+      fileBytes: source.size,
+      memoryBytes: backend.memoryUsed().allocated,
+      kvBytes: kv.blocks * kvBlockBytes(config, kvType),
+      warnings,
+    };
+
+    let disposed: Promise<void> | undefined;
+    const live = () => {
+      if (disposed !== undefined) throw new Error('the model was disposed');
+    };
+    const device: Backend<Tensor> & WasmBackend = backend;
+
+    function tokensOf(prompt: Prompt, parseSpecial: boolean): ArrayLike<number> {
+      if (typeof prompt === 'string') return tokenizer.encode(prompt, { addSpecial: true, parseSpecial });
+      if (prompt.length > 0 && typeof prompt[0] === 'object') {
+        return formatChat(prompt as readonly ChatMessage[], tokenizer, header.metadata);
+      }
+      return prompt as ArrayLike<number>;
+    }
+
+    function checked(tokens: ArrayLike<number>, most: number): ArrayLike<number> {
+      if (tokens.length === 0) throw new RangeError('prompt: no tokens, expected at least one');
+      if (tokens.length > most) {
+        throw new RangeError(`prompt: ${tokens.length} tokens, expected at most ${most} (contextSize ${contextSize})`);
+      }
+      for (let i = 0; i < tokens.length; i++) {
+        const id = tokens[i];
+        if (!Number.isInteger(id) || id < 0 || id >= config.vocab) {
+          throw new RangeError(`prompt: token ${i} is ${id}, expected a whole number from 0 to ${config.vocab - 1}`);
+        }
+      }
+      return tokens;
+    }
+
+    const model: Model = {
+      info,
+      generate(prompt, generateOptions = {}) {
+        live();
+        const resolved = resolveOptions(generateOptions, config.vocab);
+        const tokens = checked(tokensOf(prompt, generateOptions.parseSpecial ?? false), contextSize);
+        return generate(engine, tokenizer, tokens, resolved);
+      },
+      async complete(prompt, { onToken, ...rest } = {}) {
+        const tokens = model.generate(prompt, rest);
+        while (true) {
+          const next = await tokens.next();
+          if (next.done) return next.value;
+          onToken?.(next.value);
+        }
+      },
+      tokenize: (text, encodeOptions) => tokenizer.encode(text, { addSpecial: true, ...encodeOptions }),
+      detokenize: (tokens, decodeOptions) => tokenizer.decode(tokens, decodeOptions),
+      async logits(tokens, { kv: type = kvType, batch = MAX_OUTS } = {}) {
+        live();
+        count('batch', batch, MAX_OUTS);
+        const { length } = checked(tokens, contextSize);
+        const own = createKvCache(device, config, type, length, 1);
+        const sequence = own.open();
+        sequence?.reserve(length);
+        const one = createStepper(device, config, weights, own, { maxRows: batch, maxOuts: batch, paramsStride: 64 });
+        const result = new Float32Array(length * config.vocab);
+        try {
+          for (let from = 0; from < length; from += batch) {
+            const rows = Math.min(batch, length - from);
+            for (let r = 0; r < rows; r++) {
+              one.tokens[r] = tokens[from + r];
+              one.pos[r] = from + r;
+              one.index[r] = r;
+            }
+            await one.run(rows, rows, false);
+            for (let r = 0; r < rows; r++) {
+              const at = (from + r) * config.vocab;
+              await one.readLogits(r, result.subarray(at, at + config.vocab));
+            }
+          }
+        } finally {
+          one.dispose();
+          own.dispose();
+        }
+        return result;
+      },
+      dispose() {
+        disposed ??= (async () => {
+          await engine.close(new Error('the model was disposed'));
+          await device.dispose();
+          await source.close();
+        })();
+        return disposed;
+      },
+      [Symbol.asyncDispose]: () => model.dispose(),
+    };
+    return model;
+  } catch (error) {
+    await backend?.dispose();
+    await source.close();
+    throw error;
+  }
+}
+
+function count(option: string, value: number, most: number): void {
+  if (!Number.isInteger(value) || value < 1 || value > most) {
+    throw new RangeError(`${option}: got ${value}, expected a whole number from 1 to ${most}`);
+  }
+}

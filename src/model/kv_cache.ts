@@ -1,0 +1,91 @@
+import type { Backend, KvCache, KvType, Tensor } from '../backend/backend.ts';
+import type { Config } from './config.ts';
+
+/**
+ * Positions in a block. Small blocks waste less at the end of a sequence, large ones make longer runs of memory; 32 keys of
+ * 128 halves are 8 KiB, two pages.
+ */
+const BLOCK_SIZE = 32;
+
+/** One sequence's place in the cache. */
+export interface KvSequence {
+  /** Row of the cache's tables. */
+  readonly row: number;
+  /** Makes room for positions below `length`. False when no block is free: then nothing has changed. */
+  reserve(length: number): boolean;
+  free(): void;
+}
+
+export interface KvBlocks<T extends Tensor> {
+  readonly cache: KvCache<T>;
+  /** Positions a sequence can have. */
+  readonly context: number;
+  readonly freeBlocks: number;
+  readonly blocks: number;
+  /** A place for a new sequence, or undefined when all are taken. */
+  open(): KvSequence | undefined;
+  dispose(): void;
+}
+
+/** Bytes of one block: keys and values of all layers. */
+export function kvBlockBytes(c: Config, type: KvType): number {
+  return c.layers * 2 * c.kvHeads * BLOCK_SIZE * c.headDim * (type === 'f16' ? 2 : 4);
+}
+
+/**
+ * Keys and values for up to `sequences` sequences of up to `context` positions each. The memory is reserved here and, on the
+ * CPU, taken from the system only as positions are written.
+ */
+export function createKvCache<T extends Tensor>(
+  backend: Backend<T>,
+  c: Config,
+  type: KvType,
+  context: number,
+  sequences: number,
+): KvBlocks<T> {
+  const maxBlocks = Math.ceil(context / BLOCK_SIZE);
+  const blocks = maxBlocks * sequences;
+  const data = backend.alloc(blocks * kvBlockBytes(c, type));
+  const tables = backend.alloc(sequences * maxBlocks * 4);
+  const { layers, kvHeads, headDim } = c;
+  const cache: KvCache<T> = { type, layers, kvHeads, headDim, blockSize: BLOCK_SIZE, maxBlocks, data, tables };
+  // Last in, first out: a block that was in use is already in memory.
+  const freeBlocks = Array.from({ length: blocks }, (_, i) => blocks - 1 - i);
+  const freeRows = Array.from({ length: sequences }, (_, i) => sequences - 1 - i);
+
+  return {
+    cache,
+    context,
+    blocks,
+    get freeBlocks() {
+      return freeBlocks.length;
+    },
+    open() {
+      const row = freeRows.pop();
+      if (row === undefined) return undefined;
+      const table = new Int32Array(maxBlocks);
+      const bytes = new Uint8Array(table.buffer);
+      let held = 0;
+      return {
+        row,
+        reserve(length) {
+          const wanted = Math.ceil(length / BLOCK_SIZE);
+          if (wanted <= held) return true;
+          if (wanted > maxBlocks || wanted - held > freeBlocks.length) return false;
+          const from = held;
+          while (held < wanted) table[held++] = freeBlocks.pop() as number;
+          backend.write(tables, (row * maxBlocks + from) * 4, bytes.subarray(from * 4, held * 4));
+          return true;
+        },
+        free() {
+          while (held > 0) freeBlocks.push(table[--held]);
+          freeRows.push(row);
+        },
+      };
+    },
+    dispose() {
+      backend.free(data);
+      backend.free(tables);
+    },
+  };
+}

@@ -1,0 +1,152 @@
+import type { Backend, Matrix, Norm, Tensor, WeightType } from '../backend/backend.ts';
+import { GgufError } from '../gguf/error.ts';
+import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
+import { decode } from '../gguf/layouts.ts';
+import { checkCodes, readScale } from '../gguf/layouts/i2_s.ts';
+import type { Source } from '../gguf/source.ts';
+import type { Config } from './config.ts';
+import type { LayerWeights, ModelWeights } from './forward.ts';
+
+/** Bytes of tensors read so far, of all that will be. */
+export interface LoadProgress {
+  readonly loadedBytes: number;
+  readonly totalBytes: number;
+  /** Tensor being read. */
+  readonly tensor: string;
+}
+
+/** The input embedding. It stays outside the backend: one row a token is read from it. */
+export interface EmbeddingTable {
+  readonly rowBytes: number;
+  /** Row of `token`, rowBytes long, into `into`. */
+  readRow(token: number, into: Uint8Array): void;
+}
+
+export interface LoadedWeights<T extends Tensor> extends ModelWeights<T> {
+  readonly embedding: EmbeddingTable;
+  /** [ropeDim / 2] divisors of the rotation frequencies, where the file has them. */
+  readonly ropeFreqs: Float32Array | undefined;
+  free(): void;
+}
+
+export interface LoadOptions {
+  readonly onProgress?: (progress: LoadProgress) => void;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Reads the tensors of a checked file, in file order, straight into the backend's memory.
+ *
+ * @throws GgufError for a scale that is no positive number or a code 3 in I2_S, with its byte
+ * @throws the signal's reason when aborted; whatever was allocated is freed
+ */
+export async function loadWeights<T extends Tensor>(
+  backend: Backend<T>,
+  source: Source,
+  header: GgufHeader,
+  c: Config,
+  options: LoadOptions = {},
+): Promise<LoadedWeights<T>> {
+  const { onProgress, signal } = options;
+  const tensors = new Map<string, T>();
+  const free = () => {
+    for (const tensor of tensors.values()) backend.free(tensor);
+  };
+  const skipped = new Set(['rope_freqs.weight']);
+  if (c.headTensor !== 'output.weight') skipped.add('output.weight');
+  if (c.headTensor !== 'token_embd.weight') skipped.add('token_embd.weight');
+  const wanted = [...header.tensors.values()].filter((t) => !skipped.has(t.name)).sort((a, b) => a.at - b.at);
+  const totalBytes = wanted.reduce((sum, t) => sum + t.bytes, 0);
+  let loadedBytes = 0;
+
+  try {
+    for (const info of wanted) {
+      const isNorm = info.dims.length === 1;
+      const tensor = backend.alloc(isNorm ? 4 * info.dims[0] : info.bytes);
+      tensors.set(info.name, tensor);
+      if (isNorm) {
+        const packed = new Uint8Array(info.bytes);
+        await source.read(info.at, packed);
+        const values = decode(info.type, packed, info.dims, `${source.name}: tensor '${info.name}'`);
+        backend.write(tensor, 0, new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+        loadedBytes += info.bytes;
+      } else {
+        await backend.fill(tensor, async (at, into) => {
+          signal?.throwIfAborted();
+          await source.read(info.at + at, into);
+          if (info.type === 'I2_S') checkTernary(info, at, into, source.name);
+          loadedBytes += into.length;
+          onProgress?.({ loadedBytes, totalBytes, tensor: info.name });
+        });
+      }
+      signal?.throwIfAborted();
+      onProgress?.({ loadedBytes, totalBytes, tensor: info.name });
+    }
+    const embedding = await openEmbedding(source, header.tensors.get('token_embd.weight') as TensorInfo);
+    const freqs = header.tensors.get('rope_freqs.weight');
+    let ropeFreqs: Float32Array | undefined;
+    if (freqs !== undefined) {
+      const packed = new Uint8Array(freqs.bytes);
+      await source.read(freqs.at, packed);
+      ropeFreqs = decode(freqs.type, packed, freqs.dims, `${source.name}: tensor 'rope_freqs.weight'`);
+    }
+    return { ...collect(header, c, tensors), embedding, ropeFreqs, free };
+  } catch (error) {
+    free();
+    throw error;
+  }
+}
+
+/** Checks one piece of an I2_S tensor, bytes [at, at + piece.length). The codes come first, then the scale. */
+function checkTernary(info: TensorInfo, at: number, piece: Uint8Array, file: string): void {
+  const codeBytes = info.bytes - 32;
+  const where = `${file}: tensor '${info.name}'`;
+  const codes = Math.min(piece.length, Math.max(0, codeBytes - at));
+  const bad = checkCodes(piece.subarray(0, codes));
+  if (bad >= 0) throw new GgufError(`${where}: code 3 in an I2_S byte, expected 0, 1 or 2`, info.at + at + bad);
+  if (codes < piece.length) readScale(piece.subarray(codes), where, info.at + codeBytes);
+}
+
+function collect<T extends Tensor>(header: GgufHeader, c: Config, tensors: ReadonlyMap<string, T>): ModelWeights<T> {
+  const tensor = (name: string) => tensors.get(name) as T;
+  const typeOf = (name: string) => (header.tensors.get(name) as TensorInfo).type.toLowerCase() as WeightType;
+  const matrix = (name: string): Matrix<T> => {
+    const [cols, rows] = (header.tensors.get(name) as TensorInfo).dims;
+    return { type: typeOf(name), rows, cols, tensor: tensor(name) };
+  };
+  const norm = (name: string): Norm<T> => ({ weight: tensor(name), eps: c.eps });
+  const layers = Array.from({ length: c.layers }, (_, i): LayerWeights<T> => {
+    const at = (name: string) => `blk.${i}.${name}.weight`;
+    return {
+      attnNorm: norm(at('attn_norm')),
+      wq: matrix(at('attn_q')),
+      wk: matrix(at('attn_k')),
+      wv: matrix(at('attn_v')),
+      attnSubNorm: c.hasSubNorm ? norm(at('attn_sub_norm')) : undefined,
+      wo: matrix(at('attn_output')),
+      ffnNorm: norm(at('ffn_norm')),
+      gate: matrix(at('ffn_gate')),
+      up: matrix(at('ffn_up')),
+      ffnSubNorm: c.hasSubNorm ? norm(at('ffn_sub_norm')) : undefined,
+      down: matrix(at('ffn_down')),
+    };
+  });
+  return {
+    layers,
+    outputNorm: norm('output_norm.weight'),
+    head: matrix(c.headTensor),
+    embeddingType: typeOf('token_embd.weight') as 'f16' | 'bf16' | 'f32',
+  };
+}
+
+/** Rows are read from the source as they are needed, or, where it cannot be read at once, from a copy of the table. */
+async function openEmbedding(source: Source, info: TensorInfo): Promise<EmbeddingTable> {
+  const rowBytes = info.bytes / info.dims[1];
+  const { readSync } = source;
+  if (readSync !== undefined) {
+    return { rowBytes, readRow: (token, into) => readSync.call(source, info.at + token * rowBytes, into) };
+  }
+  const table = new Uint8Array(info.bytes);
+  await source.read(info.at, table);
+  return { rowBytes, readRow: (token, into) => into.set(table.subarray(token * rowBytes, (token + 1) * rowBytes)) };
+}
