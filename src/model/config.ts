@@ -102,7 +102,8 @@ export function readConfig(header: GgufHeader, file: string, activation?: Activa
   const ropeDim = count('rope.dimension_count', headDim);
   const contextLength = count('context_length', undefined, 1 << 24);
   if (valueDim !== headDim) fail(`${known}.attention.value_length ${valueDim}, expected key_length ${headDim}`);
-  if (heads % kvHeads !== 0) fail(`${known}.attention.head_count ${heads}, expected a multiple of head_count_kv ${kvHeads}`);
+  if (heads % kvHeads !== 0)
+    fail(`${known}.attention.head_count ${heads}, expected a multiple of head_count_kv ${kvHeads}`);
   if (headDim % 4 !== 0) fail(`head dimension ${headDim}, expected a multiple of 4`);
   if (ropeDim % 2 !== 0 || ropeDim > headDim) fail(`rope dimension ${ropeDim}, expected even and at most ${headDim}`);
 
@@ -143,7 +144,12 @@ const textOf = (value: unknown) => (typeof value === 'string' && value !== '' ? 
  * ReLU^2 in bitnet-b1.58 and bitnet-25. `bitnet` is ambiguous: SiLU for bitnet_b1_58-large and -3B, ReLU^2 for a 2B-4T that
  * llama.cpp converted, which is told by the key, or by its vocabulary of 128,256.
  */
-function activationOf(header: GgufHeader, architecture: Architecture, vocab: number, fail: (m: string) => never): Activation {
+function activationOf(
+  header: GgufHeader,
+  architecture: Architecture,
+  vocab: number,
+  fail: (m: string) => never,
+): Activation {
   const key = `${architecture}.hidden_activation`;
   const value = header.metadata.get(key);
   if (value === 'relu2' || value === 'silu') return value;
@@ -168,12 +174,14 @@ function checkTensors(header: GgufHeader, c: Config, file: string): void {
   ]);
   if (c.headTensor === 'output.weight') wanted.set('output.weight', [c.dim, c.vocab]);
   for (let layer = 0; layer < c.layers; layer++) {
-    for (const [name, [rows, cols]] of Object.entries(layerMatrices(c))) wanted.set(`blk.${layer}.${name}.weight`, [cols, rows]);
+    for (const [name, [rows, cols]] of Object.entries(layerMatrices(c)))
+      wanted.set(`blk.${layer}.${name}.weight`, [cols, rows]);
     for (const [name, length] of Object.entries(layerNorms(c))) wanted.set(`blk.${layer}.${name}.weight`, [length]);
   }
 
   const missing = [...wanted.keys()].filter((name) => !header.tensors.has(name));
-  if (missing.length > 0) throw new GgufError(`${file}: ${listed(missing)} missing (${c.architecture}, ${c.layers} layers)`);
+  if (missing.length > 0)
+    throw new GgufError(`${file}: ${listed(missing)} missing (${c.architecture}, ${c.layers} layers)`);
   const ignored = new Set([...wanted.keys(), 'output.weight', 'rope_freqs.weight']);
   const strange = [...header.tensors.keys()].filter((name) => !ignored.has(name));
   if (strange.length > 0) {
@@ -182,18 +190,27 @@ function checkTensors(header: GgufHeader, c: Config, file: string): void {
   for (const [name, dims] of wanted) {
     const tensor = header.tensors.get(name) as TensorInfo;
     if (tensor.dims.length !== dims.length || tensor.dims.some((d, i) => d !== dims[i])) {
-      throw new GgufError(`${file}: tensor '${name}': shape [${tensor.dims.join(', ')}], expected [${dims.join(', ')}]`, tensor.at);
+      throw new GgufError(
+        `${file}: tensor '${name}': shape [${tensor.dims.join(', ')}], expected [${dims.join(', ')}]`,
+        tensor.at,
+      );
     }
     checkType(tensor, file, dims.length === 1 ? NORM_TYPES : isTable(name) ? TABLE_TYPES : MATRIX_TYPES);
     if (tensor.type !== 'I2_S' && dims.length > 1 && dims[0] % 8 !== 0) {
-      throw new GgufError(`${file}: tensor '${name}': row length ${dims[0]}, expected a multiple of 8 (${tensor.type})`, tensor.at);
+      throw new GgufError(
+        `${file}: tensor '${name}': row length ${dims[0]}, expected a multiple of 8 (${tensor.type})`,
+        tensor.at,
+      );
     }
   }
   const freqs = header.tensors.get('rope_freqs.weight');
   if (freqs !== undefined) {
     checkType(freqs, file, ['F32']);
     if (freqs.dims.length !== 1 || freqs.dims[0] !== c.ropeDim / 2) {
-      throw new GgufError(`${file}: tensor 'rope_freqs.weight': shape [${freqs.dims.join(', ')}], expected [${c.ropeDim / 2}]`, freqs.at);
+      throw new GgufError(
+        `${file}: tensor 'rope_freqs.weight': shape [${freqs.dims.join(', ')}], expected [${c.ropeDim / 2}]`,
+        freqs.at,
+      );
     }
   }
 }
@@ -206,7 +223,10 @@ const isTable = (name: string) => name === 'token_embd.weight' || name === 'outp
 function checkType(tensor: TensorInfo, file: string, types: readonly string[]): void {
   if (types.includes(tensor.type)) return;
   const unread = layoutOf(tensor.type) === undefined ? ', which this version does not read yet' : '';
-  throw new GgufError(`${file}: tensor '${tensor.name}': type ${tensor.type}${unread}, expected ${types.join(', ')}`, tensor.at);
+  throw new GgufError(
+    `${file}: tensor '${tensor.name}': type ${tensor.type}${unread}, expected ${types.join(', ')}`,
+    tensor.at,
+  );
 }
 
 function checkVocabulary(header: GgufHeader, c: Config, fail: (m: string) => never): void {

@@ -93,7 +93,15 @@ export function createStepper<T extends Tensor>(
         forward(backend.ops, c, w, kv.cache, a, rows, outs);
         if (sample) {
           const { logits, scratch } = a;
-          backend.ops.sample({ outs, vocab: c.vocab, logits, params: paramsTensor, stride: paramsStride, picks: picksTensor, scratch });
+          backend.ops.sample({
+            outs,
+            vocab: c.vocab,
+            logits,
+            params: paramsTensor,
+            stride: paramsStride,
+            picks: picksTensor,
+            scratch,
+          });
         }
       });
       const [oldest] = programs;
@@ -125,7 +133,8 @@ export function createStepper<T extends Tensor>(
       await backend.run(programFor(rows, outs, sample));
       if (sample) await backend.read(picksTensor, 0, picks.subarray(0, outs * PICK_BYTES));
     },
-    readLogits: (i, into) => backend.read(a.logits, i * c.vocab * 4, new Uint8Array(into.buffer, into.byteOffset, into.byteLength)),
+    readLogits: (i, into) =>
+      backend.read(a.logits, i * c.vocab * 4, new Uint8Array(into.buffer, into.byteOffset, into.byteLength)),
     dispose() {
       for (const program of programs.values()) program.free();
       for (const tensor of owned) backend.free(tensor);
@@ -133,7 +142,10 @@ export function createStepper<T extends Tensor>(
   };
 }
 
-/** cos and sin of pos * base^(-2i / ropeDim), f32 [context][ropeDim / 2][2] (RoFormer, arXiv 2104.09864). */
+/**
+ * cos and sin of pos * base^(-2i / ropeDim), f32 [context][ropeDim / 2][2] (RoFormer, arXiv 2104.09864). The angle of pair i
+ * is that of pair i - 1 times base^(-2 / ropeDim), rounded to f32 each time, as in ggml, whose last bits models were run with.
+ */
 export function ropeTable(c: Config, freqs: Float32Array | undefined, context: number): Float32Array {
   const half = c.ropeDim / 2;
   const table = new Float32Array(context * c.ropeDim);

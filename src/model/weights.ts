@@ -1,8 +1,8 @@
 import type { Backend, Matrix, Norm, Tensor, WeightType } from '../backend/backend.ts';
 import { GgufError } from '../gguf/error.ts';
 import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
-import { decode } from '../gguf/layouts.ts';
 import { checkCodes, readScale } from '../gguf/layouts/i2_s.ts';
+import { decode } from '../gguf/layouts.ts';
 import type { Source } from '../gguf/source.ts';
 import type { Config } from './config.ts';
 import type { LayerWeights, ModelWeights } from './forward.ts';

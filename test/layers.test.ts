@@ -1,0 +1,109 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+
+// Who may import whom. A room is a folder or file right under src/; `backend/backend.ts` and `backend/wasm` are two rooms.
+
+const src = fileURLToPath(new URL('../src', import.meta.url));
+
+/** What each room may import, itself aside. */
+const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
+  cli: [
+    'index.ts',
+    'load_model.ts',
+    'generate.ts',
+    'chat.ts',
+    'gguf',
+    'model',
+    'tokenizer',
+    'backend/backend.ts',
+    'backend/wasm',
+  ],
+  'index.ts': ['load_model.ts', 'generate.ts', 'chat.ts', 'gguf', 'model', 'sampler.ts'],
+  'load_model.ts': [
+    ...['generate.ts', 'engine', 'chat.ts', 'gguf', 'model', 'tokenizer', 'sampler.ts'],
+    ...['backend/backend.ts', 'backend/wasm'],
+  ],
+  'generate.ts': ['engine', 'tokenizer', 'sampler.ts'],
+  engine: ['model', 'sampler.ts', 'backend/backend.ts'],
+  model: ['gguf', 'sampler.ts', 'backend/backend.ts'],
+  'backend/wasm': ['backend/backend.ts', 'reference', 'sampler.ts'],
+  'chat.ts': ['tokenizer'],
+  reference: ['backend/backend.ts', 'sampler.ts'],
+  'backend/backend.ts': [],
+  gguf: [],
+  tokenizer: [],
+  'sampler.ts': [],
+};
+
+/** Node's own modules may be imported here, and nowhere else: the rest runs in a browser. */
+const NODE_ALLOWED = [/^cli\//, /^gguf\/source\.ts$/, /^backend\/wasm\/(pool|worker)\.ts$/];
+
+const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter(
+  (f) => /\.ts$/.test(f) && !f.endsWith('.d.ts'),
+);
+const roomOf = (file: string) => {
+  const [first, second] = file.split('/');
+  return first === 'backend' ? `${first}/${second}` : first;
+};
+
+/** [importing file, imported path relative to src/, or bare specifier] */
+const imports = files.flatMap((file) => {
+  const text = readFileSync(join(src, file), 'utf8');
+  const found = [...text.matchAll(/(?:^|\n)\s*(?:import|export)\b[^;'"]*?from\s*'([^']+)'|import\(\s*'([^']+)'\s*\)/g)];
+  return found.map((m): [string, string] => {
+    const to = m[1] ?? m[2];
+    return [file, to.startsWith('.') ? relative(src, join(src, dirname(file), to)) : to];
+  });
+});
+
+describe('import rules', () => {
+  it('sees the imports', () => {
+    expect(imports.length).toBeGreaterThan(50);
+    expect(imports.some(([, to]) => to === 'node:worker_threads')).toBe(true);
+  });
+
+  it('every room imports only what it may', () => {
+    const breaches = imports.filter(([file, to]) => {
+      if (to.startsWith('..')) return true; // out of src/
+      if (!files.includes(to) && !to.endsWith('kernels.js')) return false; // a package, checked below
+      const [from, room] = [roomOf(file), roomOf(to)];
+      return from !== room && !(MAY_IMPORT[from] ?? []).includes(room);
+    });
+    expect(breaches).toEqual([]);
+  });
+
+  it('every room is known', () => {
+    expect(files.map(roomOf).filter((room) => !(room in MAY_IMPORT))).toEqual([]);
+  });
+
+  it('has no cycle between files', () => {
+    const graph = new Map(files.map((file) => [file, imports.filter(([f]) => f === file).map(([, to]) => to)]));
+    const done = new Set<string>();
+    const visit = (file: string, path: readonly string[]): void => {
+      if (path.includes(file)) throw new Error(`cycle: ${[...path.slice(path.indexOf(file)), file].join(' -> ')}`);
+      if (done.has(file)) return;
+      for (const to of graph.get(file) ?? []) visit(to, [...path, file]);
+      done.add(file);
+    };
+    for (const file of files) visit(file, []);
+  });
+
+  it("uses Node's modules only where a browser never comes", () => {
+    const breaches = imports.filter(
+      ([file, to]) => to.startsWith('node:') && !NODE_ALLOWED.some((rule) => rule.test(file)),
+    );
+    expect(breaches).toEqual([]);
+  });
+
+  it('uses only packages that are dependencies', () => {
+    const manifest = JSON.parse(readFileSync(join(src, '../package.json'), 'utf8')) as {
+      dependencies: Record<string, string>;
+    };
+    const bare = imports
+      .map(([, to]) => to)
+      .filter((to) => !files.includes(to) && !to.startsWith('node:') && !to.endsWith('kernels.js'));
+    expect(bare.filter((to) => !(to in manifest.dependencies))).toEqual([]);
+  });
+});
