@@ -175,7 +175,7 @@ function createTexts(tokenizer: Tokenizer, stops: readonly string[]): Texts {
   function release(text: string, out: Token[]): void {
     if (held.length > 0) held[held.length - 1].text = text;
     parts.push(text);
-    out.push(...held);
+    for (let i = 0; i < held.length; i++) out.push(held[i]);
     held.length = 0;
   }
 
@@ -186,6 +186,11 @@ function createTexts(tokenizer: Tokenizer, stops: readonly string[]): Texts {
     push(token, out) {
       held.push(token);
       if (!token.isEos) pending += detokenizer.push(token.id);
+      if (stops.length === 0 && !(detokenizer as any).pending) {
+        release(pending, out);
+        pending = '';
+        return;
+      }
       let cut = pending.length;
       for (const stop of stops) {
         const found = pending.indexOf(stop);

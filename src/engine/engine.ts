@@ -1,7 +1,7 @@
 import type { Tensor } from '../backend/backend.ts';
 import type { KvBlocks, KvSequence } from '../model/kv_cache.ts';
 import type { Stepper } from '../model/step.ts';
-import { PICK_BYTES, type Pick, readPick, type ResolvedSampler, writeParams } from '../sampler.ts';
+import { PICK_BYTES, type Pick, type ResolvedSampler, readPick, writeParams } from '../sampler.ts';
 
 /** What is asked of the engine: tokens to continue, and who hears of each new one. */
 export interface Request {
@@ -66,9 +66,12 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
   const waiting: Entry[] = [];
   const running: Entry[] = [];
   const pick: Pick = { id: 0, logit: 0, probability: 0 };
-  let pumping: Promise<void> | undefined;
-  /** Something came after the step under way was composed. */
-  let again = false;
+  let pumping = false;
+  /** Settles when the steps that `start` began are done. */
+  let pumped: Promise<void> = Promise.resolve();
+  /** Of the step under way. */
+  let rows = 0;
+  let outs = 0;
   let closed: Error | undefined;
 
   function end(entry: Entry, error?: unknown): void {
@@ -112,36 +115,40 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
     }
     entry.computed += rows;
     if (entry.computed < entry.length) return false;
-    const { paramsStride } = stepper;
     stepper.index[outs] = row + rows - 1;
-    const params = new DataView(stepper.params.buffer, outs * paramsStride, paramsStride);
-    writeParams(params, entry.request.sampler, entry.generated, entry.tokens, entry.length);
+    writeParams(stepper.params[outs], entry.request.sampler, entry.generated, entry.tokens, entry.length);
     entry.out = outs;
     return true;
   }
 
-  async function step(): Promise<boolean> {
+  /** Puts the next batch together: decoding rows first, then pieces of prompts. */
+  function compose(): void {
     admit();
-    let rows = 0;
-    let outs = 0;
-    for (const decoding of [true, false]) {
-      for (const entry of running) {
+    rows = 0;
+    outs = 0;
+    for (let pass = 0; pass < 2; pass++) {
+      for (let i = 0; i < running.length; i++) {
+        const entry = running[i];
         const missing = entry.length - entry.computed;
-        if (missing === 1 !== decoding || !entry.request.ready()) continue;
+        if ((missing === 1) !== (pass === 0) || !entry.request.ready()) continue;
         const take = Math.min(missing, stepper.maxRows - rows);
         if (take > 0 && addRows(entry, rows, take, outs)) outs++;
         rows += take;
       }
     }
-    if (rows === 0) return false;
-    await stepper.run(rows, outs, outs > 0);
-    for (const entry of running) {
+  }
+
+  /** Hands out what the step picked. */
+  function deliver(): void {
+    for (let i = 0; i < running.length; i++) {
+      const entry = running[i];
       if (entry.out < 0) continue;
       readPick(stepper.picks, entry.out * PICK_BYTES, pick);
       entry.out = -1;
       if (entry.ended) continue;
       if (pick.id < 0) {
-        end(entry, new Error(`position ${entry.length - 1}: no logit is a number; the model's weights or the prompt are broken`));
+        const at = `position ${entry.length - 1}`;
+        end(entry, new Error(`${at}: no logit is a number; the model's weights or the prompt are broken`));
         continue;
       }
       entry.times.lastToken = performance.now();
@@ -150,25 +157,27 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
       entry.generated++;
       if (entry.request.onToken(pick) || entry.length === entry.tokens.length) end(entry);
     }
-    return true;
   }
 
   async function pump(): Promise<void> {
     try {
-      do {
-        again = false;
-        while (await step());
-      } while (again);
+      while (true) {
+        compose();
+        if (rows === 0) break;
+        await stepper.run(rows, outs, outs > 0);
+        deliver();
+      }
     } catch (error) {
       for (const entry of [...running, ...waiting]) end(entry, error);
       admit();
     } finally {
-      pumping = undefined;
+      pumping = false;
     }
   }
   const start = () => {
-    again = true;
-    if (pumping === undefined) pumping = pump();
+    if (pumping) return;
+    pumping = true;
+    pumped = pump();
   };
 
   return {
@@ -206,7 +215,7 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
       closed = reason;
       for (const entry of [...running, ...waiting]) end(entry, reason);
       start();
-      await pumping;
+      await pumped;
     },
   };
 }

@@ -24,8 +24,8 @@ export interface Stepper extends StepLimits {
   readonly sequence: Int32Array;
   /** The rows whose logits are wanted. */
   readonly index: Int32Array;
-  /** Sampling parameters of each out, paramsStride bytes apart; see src/sampler.ts. */
-  readonly params: DataView;
+  /** Sampling parameters of each out, see src/sampler.ts. */
+  readonly params: readonly DataView[];
   /** What was sampled for each out, PICK_BYTES apart; filled by `run(…, true)`. */
   readonly picks: DataView;
   /** Runs the batch and, with `sample`, picks a token for each out. */
@@ -35,8 +35,15 @@ export interface Stepper extends StepLimits {
   dispose(): void;
 }
 
-/** Programs kept, a shape each. Decode needs one a batch size; the last piece of a prompt can have any length. */
-const MAX_PROGRAMS = 32;
+/** Shapes kept. Decode needs one a batch size; the last piece of a prompt can have any length. */
+const MAX_SHAPES = 32;
+
+interface Shape<T extends Tensor> {
+  readonly program: Program;
+  /** What is written before each run. */
+  readonly inputs: readonly (readonly [T, Uint8Array])[];
+  readonly picks: Uint8Array | undefined;
+}
 
 export function createStepper<T extends Tensor>(
   backend: Backend<T>,
@@ -78,40 +85,52 @@ export function createStepper<T extends Tensor>(
   const index = new Int32Array(maxOuts);
   const params = new Uint8Array(maxOuts * paramsStride);
   const picks = new Uint8Array(maxOuts * PICK_BYTES);
-  const staged = new Uint8Array(maxRows * w.embedding.rowBytes);
-  const bytesOf = (array: Int32Array) => new Uint8Array(array.buffer);
-  const posBytes = bytesOf(pos);
-  const sequenceBytes = bytesOf(sequence);
-  const indexBytes = bytesOf(index);
+  const { rowBytes } = w.embedding;
+  const staged = new Uint8Array(maxRows * rowBytes);
+  const stagedRows = Array.from({ length: maxRows }, (_, r) => staged.subarray(r * rowBytes, (r + 1) * rowBytes));
 
-  const programs = new Map<number, Program>();
-  function programFor(rows: number, outs: number, sample: boolean): Program {
-    const key = (rows * (maxOuts + 1) + outs) * 2 + (sample ? 1 : 0);
-    let program = programs.get(key);
-    if (program === undefined) {
-      program = backend.record(() => {
-        forward(backend.ops, c, w, kv.cache, a, rows, outs);
-        if (sample) {
-          const { logits, scratch } = a;
-          backend.ops.sample({
-            outs,
-            vocab: c.vocab,
-            logits,
-            params: paramsTensor,
-            stride: paramsStride,
-            picks: picksTensor,
-            scratch,
-          });
-        }
-      });
-      const [oldest] = programs;
-      if (programs.size >= MAX_PROGRAMS && oldest !== undefined) {
-        oldest[1].free();
-        programs.delete(oldest[0]);
+  /** A program for one shape of batch, and the views of what goes in and out, so that a step makes none. */
+  function shapeOf(rows: number, outs: number, sample: boolean): Shape<T> {
+    const program = backend.record(() => {
+      forward(backend.ops, c, w, kv.cache, a, rows, outs);
+      if (sample) {
+        const { logits, scratch } = a;
+        const stride = paramsStride;
+        backend.ops.sample({
+          outs,
+          vocab: c.vocab,
+          logits,
+          params: paramsTensor,
+          stride,
+          picks: picksTensor,
+          scratch,
+        });
       }
-      programs.set(key, program);
+    });
+    const inputs: [T, Uint8Array][] = [
+      [a.staged, staged.subarray(0, rows * rowBytes)],
+      [a.places.pos, new Uint8Array(pos.buffer, 0, rows * 4)],
+      [a.places.sequence, new Uint8Array(sequence.buffer, 0, rows * 4)],
+      [a.index, new Uint8Array(index.buffer, 0, outs * 4)],
+    ];
+    if (sample) inputs.push([paramsTensor, params.subarray(0, outs * paramsStride)]);
+    return { program, inputs, picks: sample ? picks.subarray(0, outs * PICK_BYTES) : undefined };
+  }
+
+  const shapes = new Map<number, Shape<T>>();
+  function shapeFor(rows: number, outs: number, sample: boolean): Shape<T> {
+    const key = (rows * (maxOuts + 1) + outs) * 2 + (sample ? 1 : 0);
+    let shape = shapes.get(key);
+    if (shape === undefined) {
+      shape = shapeOf(rows, outs, sample);
+      const [oldest] = shapes;
+      if (shapes.size >= MAX_SHAPES && oldest !== undefined) {
+        oldest[1].program.free();
+        shapes.delete(oldest[0]);
+      }
+      shapes.set(key, shape);
     }
-    return program;
+    return shape;
   }
 
   return {
@@ -120,23 +139,19 @@ export function createStepper<T extends Tensor>(
     pos,
     sequence,
     index,
-    params: new DataView(params.buffer),
+    params: Array.from({ length: maxOuts }, (_, i) => new DataView(params.buffer, i * paramsStride, paramsStride)),
     picks: new DataView(picks.buffer),
     async run(rows, outs, sample) {
-      const { rowBytes } = w.embedding;
-      for (let r = 0; r < rows; r++) w.embedding.readRow(tokens[r], staged.subarray(r * rowBytes, (r + 1) * rowBytes));
-      backend.write(a.staged, 0, staged.subarray(0, rows * rowBytes));
-      backend.write(a.places.pos, 0, posBytes.subarray(0, rows * 4));
-      backend.write(a.places.sequence, 0, sequenceBytes.subarray(0, rows * 4));
-      backend.write(a.index, 0, indexBytes.subarray(0, outs * 4));
-      if (sample) backend.write(paramsTensor, 0, params.subarray(0, outs * paramsStride));
-      await backend.run(programFor(rows, outs, sample));
-      if (sample) await backend.read(picksTensor, 0, picks.subarray(0, outs * PICK_BYTES));
+      const shape = shapeFor(rows, outs, sample);
+      for (let r = 0; r < rows; r++) w.embedding.readRow(tokens[r], stagedRows[r]);
+      for (let i = 0; i < shape.inputs.length; i++) backend.write(shape.inputs[i][0], 0, shape.inputs[i][1]);
+      await backend.run(shape.program);
+      if (shape.picks !== undefined) await backend.read(picksTensor, 0, shape.picks);
     },
     readLogits: (i, into) =>
       backend.read(a.logits, i * c.vocab * 4, new Uint8Array(into.buffer, into.byteOffset, into.byteLength)),
     dispose() {
-      for (const program of programs.values()) program.free();
+      for (const { program } of shapes.values()) program.free();
       for (const tensor of owned) backend.free(tensor);
     },
   };

@@ -1,3 +1,4 @@
+import { PICK_BYTES } from '../../sampler.ts';
 import type { Backend, Matrix, Norm, Ops, Program, WeightType } from '../backend.ts';
 import { instantiate } from './abi.ts';
 import { createMemory, type WasmTensor } from './memory.ts';
@@ -27,6 +28,9 @@ interface WasmProgram extends Program {
 /** Pieces in which `fill` hands out memory: large enough to hide the call, small enough for progress and cancelling. */
 const FILL_BYTES = 8 << 20;
 
+/** Reading has nothing to wait for once a run has settled. */
+const READ = Promise.resolve();
+
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
 
 /**
@@ -42,8 +46,7 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
   const memory = createMemory();
   const kernels = instantiate(module, memory.memory);
   kernels.fillConstants();
-  const pool =
-    threads === 1 ? inlinePool(kernels) : await workerPool(module, memory.memory, kernels, threads);
+  const pool = threads === 1 ? inlinePool(kernels) : await workerPool(module, memory.memory, kernels, threads);
 
   const code = Object.fromEntries(
     ['BARRIER', 'EMBED', 'PREPARE', 'LINEAR', 'GLU', 'ROPE', 'ATTENTION', 'SAMPLE', 'RELU2', 'SILU'].map((name) => [
@@ -59,8 +62,6 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
   };
 
   let words: number[] | undefined;
-  /** The run before the next one: programs run in the order of their calls. */
-  let last: Promise<void> = Promise.resolve();
   const float = new Float32Array(1);
   const floatBits = new Int32Array(float.buffer);
   const bitsOf = (x: number) => {
@@ -92,7 +93,18 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     const weight = norm === undefined ? 0 : norm.weight.at;
     const eps = norm === undefined ? 0 : norm.eps;
     const type = weightCode[w.type];
-    command(code.PREPARE, rows, index === undefined ? 0 : index.at, x.at, weight, bitsOf(eps), w.cols, type, scratch.at, prepared);
+    command(
+      code.PREPARE,
+      rows,
+      index === undefined ? 0 : index.at,
+      x.at,
+      weight,
+      bitsOf(eps),
+      w.cols,
+      type,
+      scratch.at,
+      prepared,
+    );
     barrier();
     return prepared;
   }
@@ -105,7 +117,9 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     const [first, ...others] = matrices;
     for (const w of others) {
       if (w.type !== first.type || w.cols !== first.cols) {
-        throw new Error(`${op}: matrices of ${first.type} x ${first.cols} and ${w.type} x ${w.cols} columns, expected alike`);
+        throw new Error(
+          `${op}: matrices of ${first.type} x ${first.cols} and ${w.type} x ${w.cols} columns, expected alike`,
+        );
       }
     }
   }
@@ -166,7 +180,7 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
       barrier();
     },
     sample({ outs, vocab, logits, params, stride, picks, scratch }) {
-      command(code.SAMPLE, outs, vocab, logits.at, params.at, stride, picks.at, picks.bytes / outs, scratch.at, share(scratch));
+      command(code.SAMPLE, outs, vocab, logits.at, params.at, stride, picks.at, PICK_BYTES, scratch.at, share(scratch));
       barrier();
     },
   };
@@ -178,16 +192,15 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     why,
     alloc: (bytes) => memory.alloc(bytes),
     free: (tensor) => memory.free(tensor),
-    write(tensor, at, bytes) {
-      memory.view(tensor, at, bytes.length).set(bytes);
-    },
+    write: memory.write,
     async fill(tensor, read) {
       for (let at = 0; at < tensor.bytes; at += FILL_BYTES) {
         await read(at, memory.view(tensor, at, Math.min(FILL_BYTES, tensor.bytes - at)));
       }
     },
-    async read(tensor, at, into) {
+    read(tensor, at, into) {
       into.set(memory.view(tensor, at, into.length));
+      return READ;
     },
     scratchBytes(rows, cols, context, vocab) {
       const widest = Math.max(...(['i2_s', 'f32'] as const).map((type) => rowBytes(cols, type)));
@@ -210,15 +223,8 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
         words = undefined;
       }
     },
-    run(program) {
-      const done = last.then(() => pool.run((program as WasmProgram).list.at));
-      last = done.catch(() => {});
-      return done;
-    },
-    async dispose() {
-      await last;
-      await pool.close();
-    },
+    run: (program) => pool.run((program as WasmProgram).list.at),
+    dispose: () => pool.close(),
     memoryUsed: memory.used,
   };
 }

@@ -10,6 +10,7 @@ export interface LinearMemory {
   /** Zeroed, 64-byte aligned. */
   alloc(bytes: number): WasmTensor;
   free(tensor: WasmTensor): void;
+  write(tensor: WasmTensor, at: number, from: Uint8Array): void;
   /** A view that stays valid until the memory grows. */
   view(tensor: WasmTensor, at: number, bytes: number): Uint8Array;
   /** Bytes allocated now, and bytes of memory held. */
@@ -44,6 +45,12 @@ export function createMemory(): LinearMemory {
       );
     }
     bytes = new Uint8Array(memory.buffer);
+  }
+
+  function check(tensor: WasmTensor, at: number, count: number): void {
+    if (at < 0 || count < 0 || at + count > tensor.bytes) {
+      throw new RangeError(`wasm memory: bytes ${at} … ${at + count} of a tensor of ${tensor.bytes}`);
+    }
   }
 
   return {
@@ -83,10 +90,12 @@ export function createMemory(): LinearMemory {
         }
       }
     },
+    write(tensor, at, from) {
+      check(tensor, at, from.length);
+      bytes.set(from, tensor.at + at);
+    },
     view(tensor, at, count) {
-      if (at < 0 || count < 0 || at + count > tensor.bytes) {
-        throw new RangeError(`wasm memory: bytes ${at} … ${at + count} of a tensor of ${tensor.bytes}`);
-      }
+      check(tensor, at, count);
       return bytes.subarray(tensor.at + at, tensor.at + at + count);
     },
     used: () => ({ allocated, held: memory.buffer.byteLength }),

@@ -4,7 +4,7 @@ import type { WorkerReport, WorkerStart } from './worker.ts';
 /** Threads that run programs over one memory. */
 export interface Pool {
   readonly threads: number;
-  /** Runs the program at address `list`; one at a time. Settles in a later turn of the event loop. */
+  /** Runs the program at address `list` after those before it. Settles in a later turn of the event loop. */
   run(list: number): Promise<void>;
   /** Settles when every thread has ended. */
   close(): Promise<void>;
@@ -86,31 +86,43 @@ export async function workerPool(
   kernels: Kernels,
   threads: number,
 ): Promise<Pool> {
+  interface Run {
+    readonly list: number;
+    resolve(): void;
+    reject(error: Error): void;
+  }
+  /** The first is under way. No async functions and no chains of promises: this is on the path of every token. */
+  const runs: Run[] = [];
+  let pool: Thread[] = [];
   let failed: Error | undefined;
-  let finish: { resolve: () => void; reject: (error: Error) => void } | undefined;
   let ready = 0;
-  const settle = (error?: Error) => {
-    const waiting = finish;
-    finish = undefined;
-    if (error === undefined) waiting?.resolve();
-    else waiting?.reject(error);
-  };
-  const wait = () => new Promise<void>((resolve, reject) => {
-    finish = { resolve, reject };
+  let onReady = () => {};
+  let onFailed = (_error: Error) => {};
+  const allReady = new Promise<void>((resolve, reject) => {
+    onReady = resolve;
+    onFailed = reject;
   });
+
   const events: ThreadEvents = {
     onReport(message) {
-      if (message >= 0 || ++ready === threads) settle();
+      if (message < 0) {
+        if (++ready === threads) onReady();
+        return;
+      }
+      const run = runs.shift();
+      if (runs.length > 0) kernels.start(runs[0].list, threads);
+      else pool[0].keep(false);
+      if (run !== undefined) run.resolve();
     },
     onError(error) {
       // The other threads would wait in a barrier for ever.
       failed = new Error(`a worker thread failed: ${error.message}`, { cause: error });
       for (const thread of pool) thread.terminate();
-      settle(failed);
+      onFailed(failed);
+      for (const run of runs.splice(0)) run.reject(failed);
     },
   };
-  const allReady = wait();
-  const pool = await Promise.all(Array.from({ length: threads }, () => startThread(events)));
+  pool = await Promise.all(Array.from({ length: threads }, () => startThread(events)));
   pool.forEach((thread, index) => {
     thread.post({ module, memory, index });
   });
@@ -119,18 +131,17 @@ export async function workerPool(
 
   return {
     threads,
-    async run(list) {
-      if (failed !== undefined) throw failed;
-      const done = wait();
-      pool[0].keep(true);
-      kernels.start(list, threads);
-      try {
-        await done;
-      } finally {
-        pool[0].keep(false);
-      }
+    run(list) {
+      if (failed !== undefined) return Promise.reject(failed);
+      return new Promise((resolve, reject) => {
+        runs.push({ list, resolve, reject });
+        if (runs.length > 1) return;
+        pool[0].keep(true);
+        kernels.start(list, threads);
+      });
     },
     async close() {
+      while (runs.length > 0) await new Promise((resolve) => setTimeout(resolve, 1));
       kernels.stop();
       for (const thread of pool) thread.keep(true);
       await Promise.all(pool.map((thread) => thread.ended));

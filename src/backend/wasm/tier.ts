@@ -77,4 +77,3 @@ function answersRight(module: WebAssembly.Module): boolean {
   const expected = bitLinear(w, rows, cols, quantizeI8(x));
   return expected.every((y, i) => y === got[i]);
 }
-

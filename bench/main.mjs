@@ -1,0 +1,13 @@
+// npm run bench -- NAME [arguments]: one benchmark, named after its file.
+import { readdirSync } from 'node:fs';
+
+const names = readdirSync(import.meta.dirname ?? new URL('.', import.meta.url))
+  .filter((file) => file.endsWith('.mjs') && file !== 'main.mjs' && file !== 'machine.mjs')
+  .map((file) => file.slice(0, -4));
+const [name, ...rest] = process.argv.slice(2);
+if (!names.includes(name)) {
+  process.stderr.write(`usage: npm run bench -- NAME [arguments]\nNAME is one of: ${names.join(', ')}\n`);
+  process.exit(1);
+}
+process.argv = [process.argv[0], new URL(`${name}.mjs`, import.meta.url).pathname, ...rest];
+await import(`./${name}.mjs`);

@@ -1,0 +1,164 @@
+import type { Backend, Matrix, Norm, Ops, Program, Tensor } from '../backend/backend.ts';
+import { PICK_BYTES } from '../sampler.ts';
+import { attention } from './attention.ts';
+import { embed } from './embed.ts';
+import { glu } from './glu.ts';
+import { appendKv, gatherKv, type KvLayer } from './kv_cache.ts';
+import { linear } from './linear.ts';
+import { rmsNorm } from './rms_norm.ts';
+import { rope } from './rope.ts';
+import { sample } from './sample.ts';
+
+/** A tensor in its own buffer. */
+export interface ReferenceTensor extends Tensor {
+  readonly buffer: ArrayBuffer;
+}
+
+type T = ReferenceTensor;
+
+/** The primitives of this folder as a Backend: the executable specification of every other one. Clear, not fast. */
+export function referenceBackend(): Backend<ReferenceTensor> {
+  let recording: (() => void)[] | undefined;
+  const programs = new WeakMap<Program, (() => void)[]>();
+  const enqueue = (step: () => void): void => {
+    if (!recording) throw new Error('an op was called outside record()');
+    recording.push(step);
+  };
+  return {
+    name: 'reference',
+    alloc(bytes) {
+      if (bytes > 2 ** 32) throw new RangeError(`wanted ${bytes} bytes; the reference backend gives at most 4 GiB`);
+      return { bytes, buffer: new ArrayBuffer(bytes) };
+    },
+    free() {},
+    write(tensor, at, bytes) {
+      new Uint8Array(tensor.buffer).set(bytes, at);
+    },
+    async fill(tensor, read) {
+      await read(0, new Uint8Array(tensor.buffer));
+    },
+    async read(tensor, at, into) {
+      into.set(new Uint8Array(tensor.buffer, at, into.length));
+    },
+    scratchBytes: () => 0,
+    ops: referenceOps(enqueue),
+    record(build) {
+      const steps: (() => void)[] = [];
+      recording = steps;
+      try {
+        build();
+      } finally {
+        recording = undefined;
+      }
+      const program = { free() {} };
+      programs.set(program, steps);
+      return program;
+    },
+    async run(program) {
+      for (const step of programs.get(program) ?? []) step();
+    },
+    async dispose() {},
+  };
+}
+
+function referenceOps(enqueue: (step: () => void) => void): Ops<ReferenceTensor> {
+  return {
+    embed: ({ rows, dim, type, staged, x }) =>
+      enqueue(() => floats(x).set(embed(type, new Uint8Array(staged.buffer), rows, dim))),
+
+    qkv: ({ rows, x, norm, wq, wk, wv, q, k, v }) =>
+      enqueue(() => {
+        for (let r = 0; r < rows; r++) {
+          const h = normed(row(x, r, wq.cols), norm);
+          row(q, r, wq.rows).set(times(wq, h));
+          row(k, r, wk.rows).set(times(wk, h));
+          row(v, r, wv.rows).set(times(wv, h));
+        }
+      }),
+
+    attention: (op) =>
+      enqueue(() => {
+        const { heads, ropeDim, ropeStyle, kv } = op;
+        const { kvHeads, headDim, maxBlocks } = kv;
+        const data = kv.type === 'f16' ? new Uint16Array(kv.data.buffer) : floats(kv.data);
+        const layer: KvLayer = { data, layers: kv.layers, layer: op.layer, kvHeads, headDim, blockSize: kv.blockSize };
+        const rotated = (t: T, r: number, width: number): Float32Array =>
+          rope(row(t, r, width), headDim, ropeDim, ropeStyle, row(op.rope, ints(op.places.pos)[r], ropeDim));
+        const table = (r: number): Int32Array =>
+          ints(kv.tables)
+            .subarray(ints(op.places.sequence)[r] * maxBlocks)
+            .subarray(0, maxBlocks);
+        // All rows are appended before any is read: a prompt's rows see the ones before them.
+        for (let r = 0; r < op.rows; r++) {
+          const pos = ints(op.places.pos)[r];
+          appendKv(layer, table(r), pos, 0, rotated(op.k, r, kvHeads * headDim));
+          appendKv(layer, table(r), pos, 1, row(op.v, r, kvHeads * headDim));
+        }
+        for (let r = 0; r < op.rows; r++) {
+          const count = ints(op.places.pos)[r] + 1;
+          const keys = gatherKv(layer, table(r), count, 0);
+          const values = gatherKv(layer, table(r), count, 1);
+          const q = rotated(op.q, r, heads * headDim);
+          row(op.out, r, heads * headDim).set(attention(q, keys, values, heads, kvHeads, headDim));
+        }
+      }),
+
+    attnOut: ({ rows, attn, norm, wo, x }) =>
+      enqueue(() => {
+        for (let r = 0; r < rows; r++) add(row(x, r, wo.rows), times(wo, normed(row(attn, r, wo.cols), norm)));
+      }),
+
+    gateUp: ({ rows, x, norm, gate, up, activation, out }) =>
+      enqueue(() => {
+        for (let r = 0; r < rows; r++) {
+          const h = normed(row(x, r, gate.cols), norm);
+          row(out, r, gate.rows).set(glu(activation, times(gate, h), times(up, h)));
+        }
+      }),
+
+    down: ({ rows, h, norm, wdown, x }) =>
+      enqueue(() => {
+        for (let r = 0; r < rows; r++) add(row(x, r, wdown.rows), times(wdown, normed(row(h, r, wdown.cols), norm)));
+      }),
+
+    head: ({ outs, index, x, norm, w, logits }) =>
+      enqueue(() => {
+        for (let o = 0; o < outs; o++) {
+          row(logits, o, w.rows).set(times(w, normed(row(x, ints(index)[o], w.cols), norm)));
+        }
+      }),
+
+    sample: ({ outs, vocab, logits, params, stride, picks }) =>
+      enqueue(() => {
+        for (let o = 0; o < outs; o++) {
+          const pick = new DataView(picks.buffer, o * PICK_BYTES, PICK_BYTES);
+          sample(row(logits, o, vocab), new DataView(params.buffer, o * stride, stride), pick);
+        }
+      }),
+  };
+}
+
+function floats(tensor: T): Float32Array {
+  return new Float32Array(tensor.buffer);
+}
+
+function ints(tensor: T): Int32Array {
+  return new Int32Array(tensor.buffer);
+}
+
+/** Row r of a tensor [rows][cols] f32, its own memory. */
+function row(tensor: T, r: number, cols: number): Float32Array {
+  return new Float32Array(tensor.buffer, r * cols * 4, cols);
+}
+
+function normed(x: Float32Array, norm: Norm<T> | undefined): Float32Array {
+  return norm ? rmsNorm(x, floats(norm.weight).subarray(0, x.length), norm.eps) : x;
+}
+
+function times(w: Matrix<T>, x: Float32Array): Float32Array {
+  return linear(w.type, new Uint8Array(w.tensor.buffer), w.rows, w.cols, x);
+}
+
+function add(x: Float32Array, y: Float32Array): void {
+  for (let i = 0; i < x.length; i++) x[i] += y[i];
+}

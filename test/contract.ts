@@ -1,0 +1,543 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Backend, KvType, Matrix, Norm, Tensor, WeightType } from '../dist/backend/backend.js';
+import { attention } from '../dist/reference/attention.js';
+import { type ReferenceTensor, referenceBackend } from '../dist/reference/backend.js';
+import { decodeDense } from '../dist/reference/dense_linear.js';
+import { toF16 } from '../dist/reference/f16.js';
+import { appendKv, gatherKv, type KvLayer, kvIndex } from '../dist/reference/kv_cache.js';
+import { linear } from '../dist/reference/linear.js';
+import { rmsNorm } from '../dist/reference/rms_norm.js';
+import { rope } from '../dist/reference/rope.js';
+import { PICK_BYTES, paramsBytes, resolveSampler, type SamplerOptions, writeParams } from '../dist/sampler.js';
+import { agree } from './agree.js';
+import { attentionBound, boundsOf, EXP, gluBound, type HeadShape, linearBound, ropeBound, ULP } from './bounds.js';
+import { type Case, EPS, floats, GUARD, type HostMatrix, outcome } from './outcome.js';
+import { denseBytes, type Random, random, ropeTable, seedOf, ternaryBytes } from './random.js';
+
+function matrix(r: Random, type: WeightType, rows: number, cols: number): HostMatrix {
+  if (type === 'i2_s') return { type, rows, cols, bytes: ternaryBytes(r, rows, cols) };
+  const weights = r.normal(rows * cols, 1 / Math.sqrt(cols));
+  // One in eight is so small that f16 holds it as a subnormal.
+  for (let i = 0; i < weights.length; i++) if (r.below(8) === 0) weights[i] *= 2 ** -12;
+  return { type, rows, cols, bytes: denseBytes(type, weights) };
+}
+
+/** [rows][cols], normal; of 16 rows one is zero, one huge, one below the least scale of the quantisation. */
+function activations(r: Random, rows: number, cols: number): Float32Array<ArrayBuffer> {
+  const x = r.normal(rows * cols);
+  const magnitudes: Record<number, number> = { 1: 0, 3: 1e4, 4: 1e-6 };
+  for (let i = 0; i < x.length; i++) x[i] *= magnitudes[Math.floor(i / cols)] ?? 1;
+  return x;
+}
+
+const weightOf = (r: Random, dim: number): Float32Array<ArrayBuffer> => r.normal(dim, 0.2).map((v) => v + 1);
+
+const rowOf = (x: Float32Array, i: number, cols: number): Float32Array => x.subarray(i * cols, (i + 1) * cols);
+
+/** [M, K, rows] around a vector, a block and a real model. */
+const SHAPES: [WeightType, number, number, number][] = [
+  ['i2_s', 1, 128, 1],
+  ['i2_s', 2, 128, 5],
+  ['i2_s', 3, 256, 2],
+  ['i2_s', 8, 384, 16],
+  ['i2_s', 127, 256, 16],
+  ['i2_s', 127, 384, 1],
+  ['i2_s', 640, 2560, 2],
+  ['i2_s', 640, 2560, 16],
+  ['i2_s', 127, 6912, 5],
+  ['f16', 1, 128, 1],
+  ['f16', 3, 256, 16],
+  ['f16', 127, 384, 5],
+  ['f16', 640, 2560, 2],
+  ['bf16', 2, 128, 5],
+  ['bf16', 127, 384, 2],
+  ['bf16', 8, 6912, 1],
+  ['f32', 3, 128, 5],
+  ['f32', 127, 384, 2],
+  ['f32', 8, 2560, 1],
+];
+
+/** Heads, kvHeads, headDim, ropeDim. */
+const HEADS: [number, number, number, number][] = [
+  [4, 2, 64, 64],
+  [1, 1, 128, 128],
+  [20, 5, 128, 128],
+  [16, 16, 96, 96],
+  [4, 1, 256, 64],
+  [3, 3, 100, 100],
+];
+
+/** Rows as [sequence, position]; three sequences of up to three blocks. */
+const BATCHES: Record<string, [number, number][]> = {
+  'one row': [[2, 37]],
+  'two sequences, first position and first of a block': [
+    [0, 0],
+    [1, 16],
+  ],
+  'a prompt over a block edge': [14, 15, 16, 17, 18].map((pos) => [1, pos]),
+  'a prompt and other sequences': [
+    [0, 31],
+    [1, 47],
+    ...Array.from({ length: 14 }, (_, i): [number, number] => [2, 9 + i]),
+  ],
+};
+
+const SAMPLERS: Record<string, SamplerOptions> = {
+  'by default': {},
+  greedy: { temperature: 0 },
+  'from all tokens': { topK: 0, topP: 1, minP: 0, temperature: 1.5 },
+  'with penalties and bias': {
+    ...{ repeatPenalty: 1.3, frequencyPenalty: 0.2, presencePenalty: 0.1 },
+    ...{ logitBias: { 3: 8, 5: Number.NEGATIVE_INFINITY } },
+  },
+};
+
+/**
+ * What every backend does: each op against the reference, same inputs, outputs equal where the arithmetic is integer or
+ * spelled out rounding by rounding, else within a bound derived here. Inputs are seeded by the case's name.
+ */
+export function contract(name: string, open: () => Promise<Backend>): void {
+  describe(name, () => {
+    const reference: Backend<ReferenceTensor> = referenceBackend();
+    let backend: Backend;
+    beforeAll(async () => {
+      backend = await open();
+    });
+    afterAll(() => backend?.dispose());
+
+    /** Runs a case on both; `bound` gives the tolerance of output i, or nothing where it must be equal. */
+    async function compare(
+      op: string,
+      seed: number,
+      build: Case,
+      bound: (output: number, expected: Float32Array) => ArrayLike<number> | undefined = () => undefined,
+    ): Promise<void> {
+      const expected = await outcome(reference, build);
+      const actual = await outcome(backend, build);
+      for (let i = 0; i < expected.length; i++) {
+        const e = floats(expected[i]);
+        agree({ op: `${op}, output ${i}`, seed, expected: e, actual: floats(actual[i]), bound: bound(i, e) });
+      }
+    }
+
+    function testCase(op: string, test: (r: Random, op: string) => Promise<void>): void {
+      it(op, () => test(random(seedOf(op)), op));
+    }
+
+    queueContract(() => backend);
+
+    for (const type of ['f16', 'bf16', 'f32'] as const) {
+      for (const [rows, dim] of [
+        [1, 128],
+        [5, 384],
+        [16, 2560],
+      ]) {
+        testCase(`embed ${type}, ${rows} x ${dim}`, async (r, op) => {
+          const x = r.normal(rows * dim).map((v, i) => (i % 8 === 0 ? v * 2 ** -18 : v));
+          const bytes = denseBytes(type, x);
+          await compare(op, r.seed, (b) => {
+            const to = b.out(rows * dim);
+            const staged = b.put(bytes);
+            return { enqueue: () => b.ops.embed({ rows, dim, type, staged, x: to }), outputs: [to] };
+          });
+        });
+      }
+    }
+
+    // attn_out and down are the same arithmetic on other tensors: x + W norm(y).
+    for (const [type, m, k, rows] of SHAPES) {
+      for (const [stem, withNorm] of [
+        ['attn_out', true],
+        ['attn_out', false],
+        ['down', true],
+        ['down', false],
+      ] as const) {
+        if (stem === 'down' && m * k > 1e6) continue;
+        testCase(`${stem} ${type} ${m} x ${k}, ${rows} rows${withNorm ? ', norm' : ''}`, async (r, op) => {
+          const w = matrix(r, type, m, k);
+          const weight = withNorm ? weightOf(r, k) : undefined;
+          const y = activations(r, rows, k);
+          const x = r.normal(rows * m);
+          const build: Case = (b) => {
+            const [yIn, norm, scratch, wIn] = [b.put(y), b.norm(weight), b.scratch(rows, Math.max(m, k)), b.matrix(w)];
+            const to = b.put(x);
+            const enqueue = (): void =>
+              stem === 'down'
+                ? b.ops.down({ rows, h: yIn, norm, wdown: wIn, x: to, scratch })
+                : b.ops.attnOut({ rows, attn: yIn, norm, wo: wIn, x: to, scratch });
+            return { enqueue, outputs: [to] };
+          };
+          await compare(op, r.seed, build, (_, expected) => {
+            if (type === 'i2_s') return undefined;
+            // The sum's bound, and the rounding of the addition to x on both sides.
+            return boundsOf(rows, (i) => {
+              const h = weight ? rmsNorm(rowOf(y, i, k), weight, EPS) : rowOf(y, i, k);
+              return linearBound(w, h).map((v, j) => v + 2 * ULP * Math.abs(expected[i * m + j]));
+            });
+          });
+        });
+      }
+    }
+
+    for (const [type, m, k, rows] of SHAPES.filter(([, m, k]) => m * k < 1e5)) {
+      testCase(`qkv ${type} ${m} + 3 + 8 x ${k}, ${rows} rows`, async (r, op) => {
+        const [wq, wk, wv] = [m, 3, 8].map((rowsOut) => matrix(r, type, rowsOut, k));
+        const weight = weightOf(r, k);
+        const x = activations(r, rows, k);
+        const build: Case = (b) => {
+          const [q, key, v] = [b.out(rows * m), b.out(rows * 3), b.out(rows * 8)];
+          const common = { rows, x: b.put(x), norm: b.norm(weight), scratch: b.scratch(rows, Math.max(m, k)) };
+          const weights = { wq: b.matrix(wq), wk: b.matrix(wk), wv: b.matrix(wv) };
+          return { enqueue: () => b.ops.qkv({ ...common, ...weights, q, k: key, v }), outputs: [q, key, v] };
+        };
+        await compare(op, r.seed, build, (output) =>
+          boundsOf(rows, (i) => linearBound([wq, wk, wv][output], rmsNorm(rowOf(x, i, k), weight, EPS))),
+        );
+      });
+
+      for (const activation of ['relu2', 'silu'] as const) {
+        testCase(`gate_up ${activation} ${type} ${m} x ${k}, ${rows} rows`, async (r, op) => {
+          const [gate, up] = [matrix(r, type, m, k), matrix(r, type, m, k)];
+          const weight = weightOf(r, k).map((v) => v * 4);
+          const x = activations(r, rows, k);
+          const build: Case = (b) => {
+            const to = b.out(rows * m);
+            const common = { rows, x: b.put(x), norm: b.norm(weight), scratch: b.scratch(rows, Math.max(m, k)) };
+            const weights = { gate: b.matrix(gate), up: b.matrix(up) };
+            return { enqueue: () => b.ops.gateUp({ ...common, ...weights, activation, out: to }), outputs: [to] };
+          };
+          await compare(op, r.seed, build, () =>
+            boundsOf(rows, (i) => {
+              const h = rmsNorm(rowOf(x, i, k), weight, EPS);
+              const [g, u] = [gate, up].map((w) => linear(w.type, w.bytes, m, k, h));
+              return gluBound(activation, g, u, linearBound(gate, h), linearBound(up, h));
+            }),
+          );
+        });
+      }
+
+      testCase(`head ${type} ${m} x ${k}, ${rows} outs of 16 rows`, async (r, op) => {
+        const w = matrix(r, type, m, k);
+        const weight = weightOf(r, k);
+        const x = activations(r, 16, k);
+        const index = Int32Array.from(r.shuffled(16).slice(0, rows));
+        const build: Case = (b) => {
+          const logits = b.out(rows * m);
+          const common = { outs: rows, index: b.put(index), x: b.put(x), norm: b.norm(weight), w: b.matrix(w) };
+          const scratch = b.scratch(16, Math.max(m, k));
+          return { enqueue: () => b.ops.head({ ...common, logits, scratch }), outputs: [logits] };
+        };
+        await compare(op, r.seed, build, () =>
+          boundsOf(rows, (i) => linearBound(w, rmsNorm(rowOf(x, index[i], k), weight, EPS))),
+        );
+      });
+    }
+
+    testCase('quantize_i8 rounds ties to even', async (r, op) => {
+      // The largest is 127, so the scale is 1 and x itself is rounded: 0.5 -> 0, 1.5 -> 2, -2.5 -> -2 ...
+      const y = Float32Array.from({ length: 128 }, (_, i) => (i === 0 ? 127 : i - 64.5));
+      const w = matrix(r, 'i2_s', 8, 128);
+      await compare(op, r.seed, (b) => {
+        const x = b.put(new Float32Array(8));
+        const inputs = { attn: b.put(y), norm: undefined, wo: b.matrix(w), scratch: b.scratch(1, 128) };
+        return { enqueue: () => b.ops.attnOut({ rows: 1, ...inputs, x }), outputs: [x] };
+      });
+    });
+
+    testCase('bit_linear at its largest sums', async (r, op) => {
+      // All weights 1, all activations 127: each 16-bit partial sum grows by 508 a step and overflows unless widened in time.
+      const bytes = new Uint8Array((4 * 6912) / 4 + 32).fill(0b10101010);
+      new DataView(bytes.buffer).setFloat32((4 * 6912) / 4, 0.5, true);
+      const w: HostMatrix = { type: 'i2_s', rows: 4, cols: 6912, bytes };
+      const y = Float32Array.from({ length: 2 * 6912 }, (_, i) => (i < 6912 ? 1 : -1));
+      await compare(op, r.seed, (b) => {
+        const x = b.put(new Float32Array(8));
+        const inputs = { h: b.put(y), norm: undefined, wdown: b.matrix(w), scratch: b.scratch(2, 6912) };
+        return { enqueue: () => b.ops.down({ rows: 2, ...inputs, x }), outputs: [x] };
+      });
+    });
+
+    for (const type of ['f16', 'bf16'] as const) {
+      testCase(`dense_linear rounds activations to ${type}, ties to even`, async (r, op) => {
+        // Row i of W picks x[i]: halves of a last place, both ways, and the subnormals of f16.
+        const place = type === 'f16' ? 2 ** -11 : 2 ** -8;
+        const y = new Float32Array(128);
+        y.set([1 + place, 1 + 3 * place, -1 - place, -1 - 3 * place, 1.5 * 2 ** -24, 2.5 * 2 ** -24, 2 ** -25, 65500]);
+        const weights = new Float32Array(8 * 128);
+        for (let i = 0; i < 8; i++) weights[i * 128 + i] = 1;
+        const w: HostMatrix = { type, rows: 8, cols: 128, bytes: denseBytes(type, weights) };
+        const build: Case = (b) => {
+          const x = b.put(new Float32Array(8));
+          const inputs = { attn: b.put(y), norm: undefined, wo: b.matrix(w), scratch: b.scratch(1, 128) };
+          return { enqueue: () => b.ops.attnOut({ rows: 1, ...inputs, x }), outputs: [x] };
+        };
+        // One product a row: nothing is rounded after the activation.
+        await compare(op, r.seed, build);
+      });
+    }
+
+    testCase('dense_linear with subnormal f16 weights', async (r, op) => {
+      const bytes = new Uint8Array(
+        Uint16Array.from({ length: 8 * 256 }, () => (r.below(2) << 15) | r.below(1024)).buffer,
+      );
+      const w: HostMatrix = { type: 'f16', rows: 8, cols: 256, bytes };
+      const y = r.normal(256);
+      const build: Case = (b) => {
+        const x = b.put(new Float32Array(8));
+        const inputs = { attn: b.put(y), norm: undefined, wo: b.matrix(w), scratch: b.scratch(1, 256) };
+        return { enqueue: () => b.ops.attnOut({ rows: 1, ...inputs, x }), outputs: [x] };
+      };
+      await compare(op, r.seed, build, () => linearBound(w, y));
+    });
+
+    for (const [heads, kvHeads, headDim, ropeDim] of HEADS) {
+      for (const kvType of ['f32', 'f16'] as const) {
+        for (const [batch, places] of Object.entries(BATCHES)) {
+          const ropeStyle = kvType === 'f32' ? 'neox' : 'norm';
+          const shape = `${heads} / ${kvHeads} x ${headDim}, rope ${ropeDim} ${ropeStyle}`;
+          testCase(`attention ${kvType}, ${shape}, ${batch}`, async (r, op) => {
+            const setup = attentionCase(r, kvType, { heads, kvHeads, headDim, ropeDim, ropeStyle }, places);
+            const [, expectedData] = await outcome(reference, setup.build);
+            const [out, data] = await outcome(backend, setup.build);
+            const numbers = (bytes: Uint8Array<ArrayBuffer>): Float32Array =>
+              decodeDense(kvType, bytes, bytes.length / (kvType === 'f16' ? 2 : 4));
+            const cache = { op: `${op}, cache`, seed: r.seed, bound: setup.cacheBound };
+            agree({ ...cache, expected: numbers(expectedData), actual: numbers(data) });
+            const { expected, bound } = setup.outputOf(data);
+            agree({ op: `${op}, out`, seed: r.seed, expected, actual: floats(out), bound });
+          });
+        }
+      }
+    }
+
+    for (const [label, options] of Object.entries(SAMPLERS)) {
+      for (const [vocab, outs] of [
+        [127, 5],
+        [4099, 2],
+      ]) {
+        testCase(`sample ${label}, ${outs} x ${vocab}`, async (r, op) => {
+          const logits = r.normal(outs * vocab, 3);
+          const [context, stride] = [128, paramsBytes(128)];
+          const params = new Uint8Array(outs * stride);
+          for (let i = 0; i < outs; i++) {
+            const tokens = Array.from({ length: 100 }, () => r.below(vocab));
+            const sampler = resolveSampler({ ...options, seed: r.below(1e9) }, vocab);
+            writeParams(new DataView(params.buffer, i * stride), sampler, i, tokens, tokens.length);
+          }
+          const build: Case = (b) => {
+            const [logitsIn, picks] = [b.put(logits), b.out((outs * PICK_BYTES) / 4)];
+            const scratch = b.scratch(outs, 128, context, vocab);
+            const inputs = { outs, vocab, logits: logitsIn, params: b.put(params), stride, scratch };
+            return { enqueue: () => b.ops.sample({ ...inputs, picks }), outputs: [picks, logitsIn] };
+          };
+          const [expected, actual] = [await outcome(reference, build), await outcome(backend, build)];
+          const read = (bytes: Uint8Array<ArrayBuffer>): number[] =>
+            Array.from({ length: outs }, (_, i) => new DataView(bytes.buffer, i * PICK_BYTES)).flatMap((pick) => [
+              pick.getInt32(0, true),
+              pick.getFloat32(4, true),
+              pick.getFloat64(8, true),
+            ]);
+          // id and logit are equal. The share is a quotient of exponentials; z - peak is rounded at up to 2^5, and sums of 64
+          // are f32 with up to 16 additions a lane and two to join them.
+          const wanted = read(expected[0]);
+          const bound = wanted.map((p, i) => (i % 3 === 2 ? p * (2 * EXP + 2 * 32 * ULP + 18 * ULP) : 0));
+          agree({ op: `${op}, picks`, seed: r.seed, expected: wanted, actual: read(actual[0]), bound });
+          agree({ op: `${op}, logits`, seed: r.seed, expected: floats(expected[1]), actual: floats(actual[1]) });
+        });
+      }
+    }
+
+    testCase('a layer in one program equals one program an op', (r) => layerContract(backend, r));
+  });
+}
+
+/** Memory and programs, without arithmetic. */
+function queueContract(opened: () => Backend): void {
+  it('gives zeroed memory, also where others have been', async () => {
+    const backend = opened();
+    for (let round = 0; round < 3; round++) {
+      const tensor = backend.alloc(1000);
+      const bytes = new Uint8Array(1000).fill(1);
+      await backend.read(tensor, 0, bytes);
+      expect(bytes.every((byte) => byte === 0)).toBe(true);
+      backend.write(tensor, 0, bytes.fill(255));
+      backend.free(tensor);
+    }
+  });
+
+  it('reads what was written and filled', async () => {
+    const backend = opened();
+    const source = Uint8Array.from({ length: 3_000_000 }, (_, i) => (i * 2654435761) >>> 24);
+    const [filled, written] = [backend.alloc(source.length), backend.alloc(64)];
+    await backend.fill(filled, async (at, into) => into.set(source.subarray(at, at + into.length)));
+    backend.write(written, 12, source.subarray(100, 120));
+    const [all, piece] = [new Uint8Array(source.length), new Uint8Array(24)];
+    await backend.read(filled, 0, all);
+    await backend.read(written, 8, piece);
+    expect(Buffer.compare(all, source)).toBe(0);
+    expect([...piece]).toEqual([0, 0, 0, 0, ...source.subarray(100, 120)]);
+    backend.free(filled);
+    backend.free(written);
+  });
+
+  it('refuses memory that it cannot have with a RangeError', () => {
+    expect(() => opened().alloc(2 ** 48)).toThrow(RangeError);
+  });
+
+  it('runs a program again with other contents', async () => {
+    const backend = opened();
+    const [staged, x] = [backend.alloc(512), backend.alloc(512)];
+    const program = backend.record(() => backend.ops.embed({ rows: 1, dim: 128, type: 'f32', staged, x }));
+    for (let round = 0; round < 50; round++) {
+      const sent = new Float32Array(128).fill(round);
+      backend.write(staged, 0, new Uint8Array(sent.buffer));
+      await backend.run(program);
+      const got = new Float32Array(128);
+      await backend.read(x, 0, new Uint8Array(got.buffer));
+      expect(got).toEqual(sent);
+    }
+    program.free();
+    backend.free(staged);
+    backend.free(x);
+  });
+}
+
+/** The second of two layers, blocks of 16 positions, tables shuffled; what no row may see is 3e4. */
+function attentionCase(r: Random, kvType: KvType, shape: HeadShape, places: [number, number][]) {
+  const { heads, kvHeads, headDim, ropeDim, ropeStyle } = shape;
+  const [layers, layer, blockSize, maxBlocks, sequences] = [2, 1, 16, 3, 3];
+  const rows = places.length;
+  const blocks = sequences * maxBlocks;
+  const tables = Int32Array.from(r.shuffled(blocks));
+  const table = (sequence: number): Int32Array => tables.subarray(sequence * maxBlocks, (sequence + 1) * maxBlocks);
+  const viewOf = (bytes: Uint8Array<ArrayBuffer>): KvLayer => {
+    const data = kvType === 'f16' ? new Uint16Array(bytes.buffer) : floats(bytes);
+    return { data, layers, layer, kvHeads, headDim, blockSize };
+  };
+  const numbers = blocks * layers * 2 * kvHeads * blockSize * headDim;
+  const start = viewOf(new Uint8Array(numbers * (kvType === 'f16' ? 2 : 4)));
+  start.data.fill(kvType === 'f16' ? toF16(3e4) : 3e4);
+  const first = new Map<number, number>();
+  for (const [sequence, pos] of places) first.set(sequence, Math.min(pos, first.get(sequence) ?? pos));
+  for (const [sequence, count] of first) {
+    for (let pos = 0; pos < count; pos++) {
+      appendKv(start, table(sequence), pos, 0, r.normal(kvHeads * headDim));
+      appendKv(start, table(sequence), pos, 1, r.normal(kvHeads * headDim));
+    }
+  }
+  // Magnitudes that make softmax flat for some rows and peaked for others.
+  const q = r.normal(rows * heads * headDim).map((v, i) => v * 4 ** (Math.floor(i / (heads * headDim)) % 3));
+  const [k, v] = [r.normal(rows * kvHeads * headDim), r.normal(rows * kvHeads * headDim)];
+  const angles = ropeTable(blockSize * maxBlocks, ropeDim, 10_000);
+
+  const build: Case = (b) => {
+    const bytes = new Uint8Array(start.data.buffer as ArrayBuffer);
+    const [data, out] = [b.put(bytes), b.out(rows * heads * headDim)];
+    const kv = { type: kvType, layers, kvHeads, headDim, blockSize, maxBlocks, data, tables: b.put(tables) };
+    const pos = b.put(Int32Array.from(places, ([, p]) => p));
+    const sequence = b.put(Int32Array.from(places, ([s]) => s));
+    const inputs = { q: b.put(q), k: b.put(k), v: b.put(v), rope: b.put(angles), places: { pos, sequence } };
+    const scratch = b.scratch(rows, heads * headDim, blockSize * maxBlocks);
+    const enqueue = (): void =>
+      b.ops.attention({ rows, layer, heads, ropeDim, ropeStyle, kv, ...inputs, out, scratch });
+    return { enqueue, outputs: [out, data] };
+  };
+
+  const rotate = (x: Float32Array, pos: number): Float32Array =>
+    rope(x, headDim, ropeDim, ropeStyle, angles.subarray(pos * ropeDim, (pos + 1) * ropeDim));
+
+  // Keys are rotated, so may differ in their last bits, and in f16 by the rounding that these tip over; all else is a copy.
+  const cacheBound = new Float64Array(numbers);
+  places.forEach(([sequence, pos], i) => {
+    const key = rowOf(k, i, kvHeads * headDim);
+    const [y, bound] = [rotate(key, pos), ropeBound(key, headDim, ropeDim, ropeStyle)];
+    for (let head = 0; head < kvHeads; head++) {
+      const at = kvIndex(start, table(sequence), pos, 0, head);
+      for (let d = 0; d < headDim; d++) {
+        const [value, rounding] = [Math.abs(y[head * headDim + d]), bound[head * headDim + d]];
+        const tipped = kvType === 'f16' && rounding > 0 ? value * 2 ** -10 + 2 ** -24 : 0;
+        cacheBound[at + d] = rounding + tipped;
+      }
+    }
+  });
+
+  /** What follows from the cache as the backend left it. */
+  const outputOf = (data: Uint8Array<ArrayBuffer>): { expected: Float32Array; bound: Float64Array } => {
+    const kv = viewOf(data);
+    const expected = new Float32Array(rows * heads * headDim + GUARD / 4);
+    new Uint8Array(expected.buffer).fill(0xff);
+    const bound = boundsOf(rows, (i) => {
+      const [sequence, pos] = places[i];
+      const keys = gatherKv(kv, table(sequence), pos + 1, 0);
+      const values = gatherKv(kv, table(sequence), pos + 1, 1);
+      const query = rowOf(q, i, heads * headDim);
+      const rotated = rotate(query, pos);
+      expected.set(attention(rotated, keys, values, heads, kvHeads, headDim), i * heads * headDim);
+      return attentionBound(rotated, ropeBound(query, headDim, ropeDim, ropeStyle), keys, values, shape);
+    });
+    return { expected, bound };
+  };
+  return { build, cacheBound, outputOf };
+}
+
+/** Barriers: the same bits whether ops follow each other in one program or wait for each other in eight, every time. */
+async function layerContract(backend: Backend, r: Random): Promise<void> {
+  const [rows, dim, ffn, heads, kvHeads, headDim, vocab] = [5, 256, 640, 4, 2, 64, 127];
+  const put = (x: Float32Array | Int32Array | Uint8Array): Tensor => {
+    const tensor = backend.alloc(x.byteLength);
+    backend.write(tensor, 0, new Uint8Array(x.buffer, x.byteOffset, x.byteLength));
+    return tensor;
+  };
+  const weights = (type: WeightType, m: number, k: number): Matrix => ({
+    type,
+    rows: m,
+    cols: k,
+    tensor: put(matrix(r, type, m, k).bytes),
+  });
+  const norm = (n: number): Norm => ({ weight: put(weightOf(r, n)), eps: EPS });
+  const floatsOf = (n: number): Tensor => backend.alloc(rows * n * 4);
+  const [staged, x] = [put(r.normal(rows * dim)), floatsOf(dim)];
+  const [q, k, v, out, h, logits] = [dim, 128, 128, dim, ffn, vocab].map(floatsOf);
+  const pos = put(Int32Array.from({ length: rows }, (_, i) => i));
+  const places = { pos, sequence: put(new Int32Array(rows)) };
+  const data = backend.alloc(2 * kvHeads * 16 * headDim * 4);
+  const tables = put(new Int32Array(1));
+  const kv = { type: 'f32', layers: 1, kvHeads, headDim, blockSize: 16, maxBlocks: 1, data, tables } as const;
+  const scratch = backend.alloc(backend.scratchBytes(rows, ffn, 16, vocab));
+  const angles = put(ropeTable(16, headDim, 10_000));
+  const { ops } = backend;
+  const [wq, wk, wv] = [weights('i2_s', dim, dim), weights('i2_s', 128, dim), weights('i2_s', 128, dim)];
+  const [wo, gate, up] = [weights('i2_s', dim, dim), weights('i2_s', ffn, dim), weights('i2_s', ffn, dim)];
+  const [wdown, w] = [weights('i2_s', dim, ffn), weights('f16', vocab, dim)];
+  const [attnNorm, subNorm, ffnNorm, ffnSubNorm, outNorm] = [dim, dim, dim, ffn, dim].map(norm);
+  const steps = [
+    () => ops.embed({ rows, dim, type: 'f32', staged, x }),
+    () => ops.qkv({ rows, x, norm: attnNorm, wq, wk, wv, q, k, v, scratch }),
+    () =>
+      ops.attention({
+        ...{ rows, layer: 0, heads, ropeDim: headDim, ropeStyle: 'neox', rope: angles },
+        ...{ places, kv, q, k, v, out, scratch },
+      }),
+    () => ops.attnOut({ rows, attn: out, norm: subNorm, wo, x, scratch }),
+    () => ops.gateUp({ rows, x, norm: ffnNorm, gate, up, activation: 'silu', out: h, scratch }),
+    () => ops.down({ rows, h, norm: ffnSubNorm, wdown, x, scratch }),
+    () => ops.head({ outs: rows, index: pos, x, norm: outNorm, w, logits, scratch }),
+  ];
+  const single = steps.map((step) => backend.record(step));
+  const whole = backend.record(() => {
+    for (const step of steps) step();
+  });
+  const result = async (): Promise<Float32Array> => {
+    const bytes = new Uint8Array(logits.bytes);
+    await backend.read(logits, 0, bytes);
+    backend.write(logits, 0, new Uint8Array(logits.bytes));
+    return floats(bytes);
+  };
+  for (const program of single) await backend.run(program);
+  const expected = await result();
+  expect(expected.every((value) => value !== 0 && Number.isFinite(value))).toBe(true);
+  for (let round = 0; round < 20; round++) {
+    await backend.run(whole);
+    agree({ op: `layer, round ${round}`, seed: r.seed, expected, actual: await result() });
+  }
+}
