@@ -4,6 +4,7 @@ import type { Tier } from './backend/wasm/tier.ts';
 import { type ChatMessage, formatChat } from './chat.ts';
 import { createEngine } from './engine/engine.ts';
 import { type Completion, type GenerateOptions, generate, resolveOptions, type Token } from './generate.ts';
+import { GgufError } from './gguf/error.ts';
 import { readHeader } from './gguf/header.ts';
 import { openSource } from './gguf/source.ts';
 import { type Activation, readConfig } from './model/config.ts';
@@ -11,7 +12,7 @@ import { createKvCache, kvBlockBytes } from './model/kv_cache.ts';
 import { createStepper } from './model/step.ts';
 import { type LoadProgress, loadWeights } from './model/weights.ts';
 import { paramsBytes } from './sampler.ts';
-import { createTokenizer, type EncodeOptions } from './tokenizer/tokenizer.ts';
+import { createTokenizer, type EncodeOptions, type Tokenizer } from './tokenizer/tokenizer.ts';
 
 export interface LoadModelOptions {
   /** Threads of the CPU backend; 1 runs on the caller's thread. Default: the cores, at most 16. */
@@ -113,7 +114,7 @@ export async function loadModel(
   try {
     const header = await readHeader(source);
     const config = readConfig(header, source.name, options.activation);
-    const tokenizer = createTokenizer(header.metadata);
+    const tokenizer = openTokenizer(header.metadata, source.name);
     backend = await wasmBackend({ threads: options.threads, tier: options.tier });
     const weights = await loadWeights(backend, source, header, config, options);
     const contextSize = options.contextSize ?? Math.min(config.contextLength, 4096);
@@ -236,6 +237,15 @@ export async function loadModel(
     await backend?.dispose();
     await source.close();
     throw error;
+  }
+}
+
+/** The tokenizer knows keys, not files. */
+function openTokenizer(metadata: ReadonlyMap<string, unknown>, file: string): Tokenizer {
+  try {
+    return createTokenizer(metadata);
+  } catch (error) {
+    throw new GgufError(`${file}: ${(error as Error).message}`, undefined, { cause: error });
   }
 }
 

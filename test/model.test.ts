@@ -1,0 +1,284 @@
+import { readFileSync } from 'node:fs';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { demoModel, GgufError, loadModel, type Model, type Token } from '../dist/index.js';
+
+const tiny = new URL('./golden/models/tiny-bitnet-b1.58-i2_s.gguf', import.meta.url);
+const GREEDY = { temperature: 0, maxTokens: 40 };
+
+async function collect(tokens: AsyncIterable<Token>): Promise<Token[]> {
+  const all: Token[] = [];
+  for await (const token of tokens) all.push(token);
+  return all;
+}
+
+describe('every tier and thread count', () => {
+  it.each([
+    ['tiny', tiny],
+    ['demo', demoModel],
+  ])('gives the same tokens: %s', async (_name, file) => {
+    const seen: string[] = [];
+    for (const tier of ['simd', 'relaxed'] as const) {
+      for (const threads of [1, 2, 3]) {
+        const model = await loadModel(file, { tier, threads });
+        const greedy = await model.complete('Once upon a time', GREEDY);
+        const drawn = await model.complete('Once upon a time', { seed: 7, maxTokens: 40 });
+        seen.push(JSON.stringify([greedy.tokens, drawn.tokens]));
+        await model.dispose();
+      }
+    }
+    expect(seen.length).toBe(6);
+    expect(new Set(seen).size).toBe(1);
+  });
+
+  it('refuses a tier that is none', async () => {
+    await expect(loadModel(tiny, { tier: 'fast' as 'simd' })).rejects.toThrow(
+      "tier: got 'fast', expected auto, relaxed or simd",
+    );
+  });
+});
+
+describe('generation', () => {
+  let model: Model;
+  beforeAll(async () => {
+    model = await loadModel(demoModel, { threads: 2 });
+  });
+  afterAll(() => model.dispose());
+
+  it('yields tokens whose texts make the whole, and returns the summary', async () => {
+    const tokens = model.generate('Once upon a time', { seed: 3, maxTokens: 30 });
+    const texts: string[] = [];
+    let next = await tokens.next();
+    while (!next.done) {
+      const { id, text, probability, logit, isEos } = next.value;
+      expect(Number.isInteger(id) && Number.isFinite(logit) && typeof isEos === 'boolean').toBe(true);
+      expect(probability).toBeGreaterThan(0);
+      expect(probability).toBeLessThanOrEqual(1);
+      texts.push(text);
+      next = await tokens.next();
+    }
+    const { text, tokens: ids, finishReason, seed, timings } = next.value;
+    expect(texts.join('')).toBe(text);
+    expect(model.detokenize(ids, { skipSpecial: true })).toBe(text);
+    expect([finishReason, seed, timings.generatedTokens]).toEqual([ids.length < 30 ? 'stop' : 'length', 3, ids.length]);
+    expect(timings.promptTokens).toBe(model.tokenize('Once upon a time').length);
+  });
+
+  it('calls back with each token', async () => {
+    const seen: number[] = [];
+    const { tokens } = await model.complete('The king', { ...GREEDY, onToken: ({ id }) => seen.push(id) });
+    expect(seen).toEqual(tokens);
+  });
+
+  it('is the same alone and in company', async () => {
+    const prompts = [
+      'Once upon a time',
+      'The king said to his daughter that',
+      'A',
+      'In the forest '.repeat(12),
+      'And',
+      'So',
+    ];
+    const options = (i: number) => ({ maxTokens: 30, seed: i });
+    const alone: (readonly number[])[] = [];
+    for (const [i, prompt] of prompts.entries()) alone.push((await model.complete(prompt, options(i))).tokens);
+    const together = await Promise.all(prompts.map((prompt, i) => model.complete(prompt, options(i))));
+    expect(together.map(({ tokens }) => tokens)).toEqual(alone);
+  });
+
+  it('continues tokens as it continues their text', async () => {
+    const text = await model.complete('Once upon a time', GREEDY);
+    const tokens = await model.complete(model.tokenize('Once upon a time'), GREEDY);
+    expect(tokens.tokens).toEqual(text.tokens);
+  });
+
+  it('ends at a stop text and leaves it out, wherever tokens are cut', async () => {
+    const { text } = await model.complete('Once upon a time', GREEDY);
+    for (const length of [1, 2, 5]) {
+      const at = Math.floor(text.length / 2);
+      const stop = text.slice(at, at + length);
+      const tokens = await collect(model.generate('Once upon a time', { ...GREEDY, stop: ['never there', stop] }));
+      expect(tokens.map((t) => t.text).join('')).toBe(text.slice(0, text.indexOf(stop)));
+      const whole = await model.complete('Once upon a time', { ...GREEDY, stop });
+      expect([whole.text, whole.finishReason]).toEqual([text.slice(0, text.indexOf(stop)), 'stop']);
+    }
+  });
+
+  it('keeps the beginning of a stop text that never comes', async () => {
+    const { text } = await model.complete('Once upon a time', GREEDY);
+    const stop = `${text.slice(-3)}\u0000`;
+    const whole = await model.complete('Once upon a time', { ...GREEDY, stop });
+    expect(whole.text).toBe(text);
+  });
+
+  it('ends at the end of the context', async () => {
+    const short = await loadModel(tiny, { contextSize: 40, threads: 1 });
+    const prompt = short.tokenize('Once upon a time');
+    const bias = Object.fromEntries([509, 510, 511].map((id) => [id, -Infinity]));
+    const { tokens, finishReason } = await short.complete(prompt, { temperature: 0, logitBias: bias });
+    expect([prompt.length + tokens.length, finishReason]).toEqual([41, 'length']);
+    expect(() => short.generate(new Array(41).fill(1))).toThrow(
+      'prompt: 41 tokens, expected at most 40 (contextSize 40)',
+    );
+    await short.dispose();
+  });
+
+  it('stops when aborted, in the queue, in the prompt and while decoding, and goes on with others', async () => {
+    const before = await model.complete('The king', GREEDY);
+    for (const after of [0, 1, 5]) {
+      const abort = new AbortController();
+      const reason = new Error('enough');
+      let seen = 0;
+      const run = async () => {
+        for await (const _ of model.generate('In the forest '.repeat(20), { maxTokens: 200, signal: abort.signal })) {
+          if (++seen === after) abort.abort(reason);
+        }
+      };
+      const running = run();
+      if (after === 0) abort.abort(reason);
+      await expect(running).rejects.toBe(reason);
+      expect(seen).toBe(after);
+    }
+    expect((await model.complete('The king', GREEDY)).tokens).toEqual(before.tokens);
+  });
+
+  it('frees the sequence of a loop that is left', async () => {
+    for (let i = 0; i < 12; i++) {
+      for await (const _ of model.generate('Once', { maxTokens: 400 })) break;
+    }
+    expect((await model.complete('The king', { maxTokens: 5 })).tokens.length).toBeGreaterThan(0);
+  });
+
+  it('does not run ahead of a slow reader, and holds nobody else up', async () => {
+    const slow = model.generate('Once', { seed: 1, maxTokens: 100, logitBias: { 0: -Infinity } });
+    const first = await slow.next();
+    const others = await model.complete('The king', GREEDY);
+    expect(others.tokens.length).toBeGreaterThan(0);
+    const rest = await collect(slow);
+    const whole = await model.complete('Once', { seed: 1, maxTokens: 100, logitBias: { 0: -Infinity } });
+    expect([first.done ? -1 : first.value.id, ...rest.map(({ id }) => id)]).toEqual(whole.tokens);
+  });
+
+  it.each([
+    [{ maxTokens: 0 }, 'maxTokens: got 0, expected a whole number from 1 up'],
+    [{ temperature: Number.NaN }, 'temperature: expected a finite number, got NaN'],
+    [{ stop: [''] }, 'stop: expected a text or up to 16 of them, none empty'],
+    [{ logitBias: { 99999: 1 } }, 'logitBias: expected token ids from 0 to 2047, got'],
+  ])('refuses %j', (options, message) => {
+    expect(() => model.generate('Once', options)).toThrow(message);
+  });
+
+  it('refuses tokens that are none', () => {
+    expect(() => model.generate([1, 2, 2048])).toThrow(
+      'prompt: token 2 is 2048, expected a whole number from 0 to 2047',
+    );
+    expect(() => model.generate([])).toThrow('prompt: no tokens');
+  });
+
+  it('gives logits whose softmax is the probability of a token', async () => {
+    const prompt = model.tokenize('Once upon a time');
+    const { value } = await model.generate(prompt, GREEDY).next();
+    const token = value as Token;
+    const logits = (await model.logits(prompt)).subarray(-model.info.vocab);
+    expect(logits[token.id]).toBe(token.logit);
+    const total = logits.reduce((sum, x) => sum + Math.exp(x - token.logit), 0);
+    expect(token.probability).toBeCloseTo(1 / total, 5);
+  });
+});
+
+describe('sources', () => {
+  const bytes = readFileSync(tiny);
+
+  it.each([
+    ['a path', () => tiny.pathname],
+    ['bytes', () => new Uint8Array(bytes)],
+    ['an ArrayBuffer', () => new Uint8Array(bytes).buffer],
+    ['a Blob', () => new Blob([new Uint8Array(bytes)])],
+  ])('loads from %s', async (_name, input) => {
+    const progress: number[] = [];
+    const model = await loadModel(input(), {
+      threads: 1,
+      onProgress: (p) => progress.push(p.loadedBytes / p.totalBytes),
+    });
+    expect(progress.at(-1)).toBe(1);
+    expect(progress.every((share, i) => i === 0 || share >= progress[i - 1])).toBe(true);
+    const { tokens } = await model.complete([509, 1, 5], { temperature: 0, maxTokens: 3 });
+    expect(tokens).toEqual(expected);
+    await model.dispose();
+  });
+
+  let expected: readonly number[];
+  beforeAll(async () => {
+    const model = await loadModel(tiny, { threads: 1 });
+    expected = (await model.complete([509, 1, 5], { temperature: 0, maxTokens: 3 })).tokens;
+    await model.dispose();
+  });
+
+  it('stops loading when aborted, with the reason', async () => {
+    const abort = new AbortController();
+    const reason = new Error('no more');
+    const loading = loadModel(tiny, { threads: 1, signal: abort.signal, onProgress: () => abort.abort(reason) });
+    await expect(loading).rejects.toBe(reason);
+  });
+});
+
+describe('broken files', () => {
+  const bytes = new Uint8Array(readFileSync(tiny));
+  /** Loads or throws a GgufError; anything else fails the test. */
+  async function survives(file: Uint8Array, what: string): Promise<void> {
+    try {
+      const model = await loadModel(file, { threads: 1 });
+      await model.dispose();
+    } catch (error) {
+      if (!(error instanceof GgufError)) throw new Error(`${what}: ${(error as Error).stack}`);
+      expect(error.message.length, what).toBeGreaterThan(10);
+    }
+  }
+
+  it('truncated anywhere', async () => {
+    for (let i = 0; i < 120; i++) {
+      const length = Math.floor((bytes.length * i) / 120);
+      await survives(bytes.subarray(0, length), `first ${length} bytes`);
+    }
+    await expect(loadModel(bytes.subarray(0, bytes.length - 1), { threads: 1 })).rejects.toThrow(GgufError);
+  });
+
+  it('with a flipped byte in the header', async () => {
+    for (let i = 0; i < 150; i++) {
+      const at = (i * 97) % 14_000;
+      const broken = bytes.slice();
+      broken[at] ^= 1 << (i % 8);
+      await survives(broken, `byte ${at}`);
+    }
+  });
+
+  it('with a code 3 or a broken scale names tensor and byte', async () => {
+    const { readHeader } = await import('../dist/gguf/header.js');
+    const { openSource } = await import('../dist/gguf/source.js');
+    const header = await readHeader(await openSource(bytes));
+    const info = header.tensors.get('blk.2.ffn_up.weight');
+    if (info === undefined) throw new Error('no such tensor');
+    const code = bytes.slice();
+    code[info.at + 77] = 0xff;
+    await expect(loadModel(code, { threads: 1 })).rejects.toThrow("tensor 'blk.2.ffn_up.weight'");
+    await expect(loadModel(code, { threads: 1 })).rejects.toMatchObject({ offset: info.at + 77 });
+    const scale = bytes.slice();
+    new DataView(scale.buffer).setFloat32(info.at + info.bytes - 32, Number.NaN, true);
+    await expect(loadModel(scale, { threads: 1 })).rejects.toThrow("tensor 'blk.2.ffn_up.weight'");
+  });
+});
+
+describe('dispose', () => {
+  it('leaves no worker and no handle, ends what runs, and can be called twice', async () => {
+    const resources = () =>
+      process.getActiveResourcesInfo().filter((name) => /Worker|MessagePort|FSReq/.test(name)).length;
+    const before = resources();
+    const model = await loadModel(tiny, { threads: 2 });
+    const running = collect(model.generate('Once upon a time', { maxTokens: 200 }));
+    const ended = expect(running).rejects.toThrow('the model was disposed');
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    await Promise.all([model.dispose(), model.dispose()]);
+    await ended;
+    expect(resources()).toBe(before);
+    expect(() => model.generate('x')).toThrow('the model was disposed');
+  });
+});
