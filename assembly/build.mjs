@@ -1,7 +1,8 @@
 // Compiles every target of asconfig.json (one a tier) and writes dist/backend/wasm/kernels.js, which holds the modules as
 // base64: they are some ten KB each, and an inlined module loads the same way in every runtime.
-import { mkdir, writeFile } from 'node:fs/promises';
+
 import { readFileSync } from 'node:fs';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import asc from 'assemblyscript/asc';
 
@@ -13,7 +14,16 @@ await mkdir(out, { recursive: true });
 const lines = [];
 for (const tier of Object.keys(targets)) {
   const { error, stderr } = await asc.main(
-    ['--config', `${root}/asconfig.json`, '--baseDir', root, '--target', tier, '--outFile', `dist/backend/wasm/${tier}.wasm`],
+    [
+      '--config',
+      `${root}/asconfig.json`,
+      '--baseDir',
+      root,
+      '--target',
+      tier,
+      '--outFile',
+      `dist/backend/wasm/${tier}.wasm`,
+    ],
     { stdout: process.stdout },
   );
   if (error) {

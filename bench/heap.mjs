@@ -4,8 +4,9 @@
 //
 // The same loop over an async generator that yields equal token objects and does nothing else is the baseline: token
 // object, promises and iterator results are what `for await` costs. A run in which the collector ran is not counted.
-import { parseArgs } from 'node:util';
+
 import { PerformanceObserver } from 'node:perf_hooks';
+import { parseArgs } from 'node:util';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { demoModel, loadModel } from '../dist/index.js';
@@ -61,7 +62,7 @@ async function* baseline() {
 
 const model = await loadModel(positionals[0] ?? demoModel, { threads: Number(values.threads) });
 // Without the end token, so that every run is long enough.
-const [eos] = model.tokenize("<|endoftext|>", { addSpecial: false, parseSpecial: true });
+const [eos] = model.tokenize('<|endoftext|>', { addSpecial: false, parseSpecial: true });
 const options = { seed: 1, logitBias: { [eos]: -Infinity }, maxTokens: tokens + 40 };
 const rows = [
   ['for await alone', ...(await measure(baseline))],

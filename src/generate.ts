@@ -166,7 +166,7 @@ interface Texts {
  * text; the last one held then carries the text of all.
  */
 function createTexts(tokenizer: Tokenizer, stops: readonly string[]): Texts {
-  const detokenizer = createDetokenizer(tokenizer);
+  const detokenizer = createDetokenizer(tokenizer, { skipSpecial: true });
   const held: Writable<Token>[] = [];
   const parts: string[] = [];
   let pending = '';
@@ -185,8 +185,8 @@ function createTexts(tokenizer: Tokenizer, stops: readonly string[]): Texts {
     },
     push(token, out) {
       held.push(token);
-      if (!token.isEos) pending += detokenizer.push(token.id);
-      if (stops.length === 0 && !(detokenizer as any).pending) {
+      pending += detokenizer.push(token.id);
+      if (stops.length === 0 && !detokenizer.pending) {
         release(pending, out);
         pending = '';
         return;
@@ -204,7 +204,7 @@ function createTexts(tokenizer: Tokenizer, stops: readonly string[]): Texts {
         return;
       }
       const open = stops.reduce((most, stop) => Math.max(most, openEnd(pending, stop)), 0);
-      if (open > 0 || (detokenizer as any).pending) return;
+      if (open > 0 || detokenizer.pending) return;
       release(pending, out);
       pending = '';
     },

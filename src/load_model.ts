@@ -1,7 +1,7 @@
 import type { Backend, KvType, Tensor } from './backend/backend.ts';
 import { type WasmBackend, wasmBackend } from './backend/wasm/backend.ts';
 import type { Tier } from './backend/wasm/tier.ts';
-import { type ChatMessage, formatChat } from './chat.ts';
+import { type ChatMessage, createChat } from './chat.ts';
 import { createEngine } from './engine/engine.ts';
 import { type Completion, type GenerateOptions, generate, resolveOptions, type Token } from './generate.ts';
 import { GgufError } from './gguf/error.ts';
@@ -115,6 +115,7 @@ export async function loadModel(
     const header = await readHeader(source);
     const config = readConfig(header, source.name, options.activation);
     const tokenizer = openTokenizer(header.metadata, source.name);
+    const chat = createChat(header.metadata, tokenizer);
     backend = await wasmBackend({ threads: options.threads, tier: options.tier });
     const weights = await loadWeights(backend, source, header, config, options);
     const contextSize = options.contextSize ?? Math.min(config.contextLength, 4096);
@@ -153,12 +154,18 @@ export async function loadModel(
     };
     const device: Backend<Tensor> & WasmBackend = backend;
 
+    const isChat = (prompt: Prompt): prompt is readonly ChatMessage[] =>
+      typeof prompt !== 'string' && typeof prompt[0] === 'object';
+
     function tokensOf(prompt: Prompt, parseSpecial: boolean): ArrayLike<number> {
       if (typeof prompt === 'string') return tokenizer.encode(prompt, { addSpecial: true, parseSpecial });
-      if (prompt.length > 0 && typeof prompt[0] === 'object') {
-        return formatChat(prompt as readonly ChatMessage[], tokenizer, header.metadata);
-      }
-      return prompt as ArrayLike<number>;
+      return isChat(prompt) ? chat.encode(prompt) : prompt;
+    }
+
+    /** A plain transcript has no token that ends a turn: the model's own next "User:" does. */
+    function optionsOf(prompt: Prompt, given: GenerateOptions): GenerateOptions {
+      if (!isChat(prompt) || chat.origin !== 'plain' || given.stop !== undefined) return given;
+      return { ...given, stop: '\nUser:' };
     }
 
     function checked(tokens: ArrayLike<number>, most: number): ArrayLike<number> {
@@ -179,7 +186,7 @@ export async function loadModel(
       info,
       generate(prompt, generateOptions = {}) {
         live();
-        const resolved = resolveOptions(generateOptions, config.vocab);
+        const resolved = resolveOptions(optionsOf(prompt, generateOptions), config.vocab);
         const tokens = checked(tokensOf(prompt, generateOptions.parseSpecial ?? false), contextSize);
         return generate(engine, tokenizer, tokens, resolved);
       },

@@ -97,7 +97,10 @@ export async function loadWeights<T extends Tensor>(
   }
 }
 
-/** Checks one piece of an I2_S tensor, bytes [at, at + piece.length). The codes come first, then the scale. */
+/**
+ * Checks one piece of an I2_S tensor, bytes [at, at + piece.length). The codes come first, then the 32 bytes with the scale;
+ * both are multiples of 32, as pieces are, so that no piece ends inside the latter.
+ */
 function checkTernary(info: TensorInfo, at: number, piece: Uint8Array, file: string): void {
   const codeBytes = info.bytes - 32;
   const where = `${file}: tensor '${info.name}'`;

@@ -1,0 +1,116 @@
+import { GgufError } from './error.ts';
+import * as bf16 from './layouts/bf16.ts';
+import * as f16 from './layouts/f16.ts';
+import * as f32 from './layouts/f32.ts';
+import * as i2s from './layouts/i2_s.ts';
+
+/** What every file in layouts/ tells of its layout. */
+export interface Layout {
+  /** Type id in the file. */
+  readonly id: number;
+  /** Row length (ne0) must be a multiple of this. */
+  readonly rowMultiple: number;
+  /** Bytes of a tensor of dims (ne0 first). */
+  sizeBytes(dims: readonly number[]): number;
+  /** packed (sizeBytes(dims) long) -> values in file order; where names file and tensor in an error. */
+  decode(packed: Uint8Array, dims: readonly number[], where: string): Float32Array;
+}
+
+/** Types whose values this build reads. */
+export type ReadType = 'F32' | 'F16' | 'BF16' | 'I2_S';
+
+const LAYOUTS: Readonly<Record<ReadType, Layout>> = { F32: f32, F16: f16, BF16: bf16, I2_S: i2s };
+
+// Ids as in ggml of August 2026; 36 to 39 as in the bitnet.cpp fork, of which ggml reuses 39 for MXFP4.
+const UNREAD = {
+  2: 'Q4_0',
+  3: 'Q4_1',
+  6: 'Q5_0',
+  7: 'Q5_1',
+  8: 'Q8_0',
+  9: 'Q8_1',
+  10: 'Q2_K',
+  11: 'Q3_K',
+  12: 'Q4_K',
+  13: 'Q5_K',
+  14: 'Q6_K',
+  15: 'Q8_K',
+  16: 'IQ2_XXS',
+  17: 'IQ2_XS',
+  18: 'IQ3_XXS',
+  19: 'IQ1_S',
+  20: 'IQ4_NL',
+  21: 'IQ3_S',
+  22: 'IQ2_S',
+  23: 'IQ4_XS',
+  24: 'I8',
+  25: 'I16',
+  26: 'I32',
+  27: 'I64',
+  28: 'F64',
+  29: 'IQ1_M',
+  34: 'TQ1_0',
+  35: 'TQ2_0',
+  37: 'I8_S',
+  38: 'TL1',
+  39: 'TL2/MXFP4',
+  40: 'NVFP4',
+  41: 'Q1_0',
+  42: 'Q2_0',
+} as const;
+
+const REMOVED: Readonly<Record<number, string>> = {
+  4: 'Q4_2',
+  5: 'Q4_3',
+  31: 'Q4_0_4_4',
+  32: 'Q4_0_4_8',
+  33: 'Q4_0_8_8',
+};
+
+/** Name of a tensor's type: one that is read, or one that is only listed. */
+export type TensorType = ReadType | (typeof UNREAD)[keyof typeof UNREAD];
+
+const NAMES: ReadonlyMap<number, TensorType> = new Map<number, TensorType>([
+  ...Object.entries(UNREAD).map(([id, name]): [number, TensorType] => [Number(id), name]),
+  ...Object.entries(LAYOUTS).map(([name, layout]): [number, TensorType] => [layout.id, name as ReadType]),
+]);
+
+/** Name of a type id, or undefined for an id that has none (any more). */
+export function typeName(id: number): TensorType | undefined {
+  return NAMES.get(id);
+}
+
+/** What to call an id without a name: "removed type 4 (Q4_2)" or "unknown type 250". */
+export function strangeType(id: number): string {
+  return id in REMOVED ? `removed type ${id} (${REMOVED[id]})` : `unknown type ${id}`;
+}
+
+/** The layout of a type, or undefined when this build only lists tensors of that type. */
+export function layoutOf(type: TensorType): Layout | undefined {
+  return Object.hasOwn(LAYOUTS, type) ? LAYOUTS[type as ReadType] : undefined;
+}
+
+/**
+ * The layout of a type that must be read.
+ * @param where what to name in an error: file and tensor
+ * @throws GgufError naming the type and those that are read
+ */
+export function requireLayout(type: TensorType, where: string): Layout {
+  const layout = layoutOf(type);
+  if (layout) return layout;
+  throw new GgufError(`${where}: type ${type}; this build reads ${Object.keys(LAYOUTS).join(', ')}`);
+}
+
+/**
+ * Values of a tensor in file order (ne0 fastest).
+ * @param where what to name in an error: file and tensor
+ * @throws GgufError on a type that is not read, a wrong number of bytes, or what the layout forbids
+ */
+export function decode(type: TensorType, packed: Uint8Array, dims: readonly number[], where: string): Float32Array {
+  const layout = requireLayout(type, where);
+  const expected = layout.sizeBytes(dims);
+  if (packed.length !== expected) {
+    throw new GgufError(`${where}: ${packed.length} bytes, expected ${expected} for [${dims.join(', ')}] (${type})`);
+  }
+  return layout.decode(packed, dims, where);
+}

@@ -1,0 +1,258 @@
+import { GgufError } from './error.ts';
+
+/** Bytes of a file, wherever it lies. */
+export interface Source {
+  /** For messages: path, address without query, or kind. */
+  readonly name: string;
+  /** Bytes in all. */
+  readonly size: number;
+  /**
+   * Fills dst, which may view shared memory, with the bytes from `at` on.
+   * @throws GgufError with offset, wanted and got when there are fewer
+   */
+  read(at: number, dst: Uint8Array): Promise<void>;
+  /** The same without a promise, where the place allows it: files and bytes. */
+  readSync?(at: number, dst: Uint8Array): void;
+  close(): Promise<void>;
+}
+
+/** Bytes of one block of a body that is kept in memory. */
+const BLOCK_BYTES = 8 << 20;
+/** Most bytes asked of one file read; the operating systems stop short of 2^31. */
+const READ_BYTES = 1 << 30;
+
+/**
+ * Opens a path (Node, Deno, Bun), an http(s) or file address, a Blob or File, or bytes.
+ * An http server that knows no ranges has its whole answer read into memory.
+ * @param options.signal ends the opening and every read with its reason
+ * @throws GgufError on an http answer that is not what was asked for; the system's own error for a path
+ */
+export async function openSource(
+  input: string | URL | Blob | Uint8Array | ArrayBuffer,
+  options: { signal?: AbortSignal } = {},
+): Promise<Source> {
+  const { signal } = options;
+  signal?.throwIfAborted();
+  const source = await open(input, signal);
+  const { name, size, readSync } = source;
+  function check(at: number, dst: Uint8Array): void {
+    signal?.throwIfAborted();
+    if (at < 0 || at + dst.length > size) throw shortRead(name, at, dst.length, Math.max(0, size - at));
+  }
+  return {
+    name,
+    size,
+    async read(at, dst) {
+      check(at, dst);
+      if (dst.length > 0) await source.read(at, dst);
+    },
+    ...(readSync && {
+      readSync(at: number, dst: Uint8Array): void {
+        check(at, dst);
+        readSync(at, dst);
+      },
+    }),
+    close: source.close,
+  };
+}
+
+async function open(input: string | URL | Blob | Uint8Array | ArrayBuffer, signal?: AbortSignal): Promise<Source> {
+  if (typeof input === 'string') {
+    return /^(https?|file):\/\//i.test(input) ? open(new URL(input), signal) : openFile(input, input);
+  }
+  if (input instanceof URL) {
+    if (input.protocol === 'file:') return openFile(input, input.pathname);
+    if (/^https?:$/.test(input.protocol)) return openUrl(input, signal);
+    throw new GgufError(`${input.protocol} address, expected http, https or file`);
+  }
+  if (input instanceof Blob) return openBlob(input);
+  return openBytes(ArrayBuffer.isView(input) ? input : new Uint8Array(input));
+}
+
+function shortRead(name: string, at: number, wanted: number, got: number, cause?: unknown): GgufError {
+  const reason = cause instanceof Error ? ` (${cause.message})` : '';
+  return new GgufError(`${name}: read at byte ${at}: wanted ${wanted} bytes, got ${got}${reason}`, at, { cause });
+}
+
+function openBytes(bytes: Uint8Array): Source {
+  function readSync(at: number, dst: Uint8Array): void {
+    dst.set(bytes.subarray(at, at + dst.length));
+  }
+  return {
+    name: 'bytes',
+    size: bytes.length,
+    read: async (at, dst) => readSync(at, dst),
+    readSync,
+    close: async () => {},
+  };
+}
+
+function openBlob(blob: Blob): Source {
+  return {
+    name: 'name' in blob && typeof blob.name === 'string' ? blob.name : 'blob',
+    size: blob.size,
+    async read(at, dst) {
+      dst.set(new Uint8Array(await blob.slice(at, at + dst.length).arrayBuffer()));
+    },
+    close: async () => {},
+  };
+}
+
+async function openFile(path: string | URL, name: string): Promise<Source> {
+  const fs = await import('node:fs').catch((cause: unknown) => {
+    throw new GgufError(`${name}: no file system here; open a URL, a Blob or bytes`, undefined, { cause });
+  });
+  const file = await fs.promises.open(path, 'r');
+  const stat = await file.stat();
+  if (!stat.isFile()) {
+    await file.close();
+    throw new GgufError(`${name}: not a regular file`);
+  }
+  return {
+    name,
+    size: stat.size,
+    async read(at, dst) {
+      for (let got = 0; got < dst.length; ) {
+        const { bytesRead } = await file.read(dst, got, Math.min(dst.length - got, READ_BYTES), at + got);
+        if (bytesRead === 0) throw shortRead(name, at, dst.length, got);
+        got += bytesRead;
+      }
+    },
+    readSync(at, dst) {
+      for (let got = 0; got < dst.length; ) {
+        const bytesRead = fs.readSync(file.fd, dst, got, Math.min(dst.length - got, READ_BYTES), at + got);
+        if (bytesRead === 0) throw shortRead(name, at, dst.length, got);
+        got += bytesRead;
+      }
+    },
+    close: () => file.close(),
+  };
+}
+
+async function openUrl(url: URL, signal?: AbortSignal): Promise<Source> {
+  const name = url.origin + url.pathname; // a query may hold a signature
+  const first = await request(url, name, 0, 1, signal);
+  if (first.status === 200) return openBody(first, name, signal);
+  const size = first.status === 416 ? 0 : contentRange(first, name, 0, 1).size;
+  await first.body?.cancel();
+  const version = strongTag(first);
+  return {
+    name,
+    size,
+    async read(at, dst) {
+      const response = await request(url, name, at, dst.length, signal);
+      if (response.status !== 206) throw await refused(response, name, '206 for a range');
+      const range = contentRange(response, name, at, dst.length);
+      if (range.size !== size || strongTag(response) !== version) {
+        await response.body?.cancel();
+        throw new GgufError(`${name}: the file changed while it was read`, at);
+      }
+      let got = 0;
+      await eachChunk(response, name, at, dst.length, signal, (chunk) => {
+        if (got + chunk.length > dst.length) throw shortRead(name, at, dst.length, got + chunk.length);
+        dst.set(chunk, got);
+        got += chunk.length;
+      });
+    },
+    close: async () => {},
+  };
+}
+
+/** Answers 206 and 200 pass, and 416 where it says that the file is empty. */
+async function request(url: URL, name: string, at: number, wanted: number, signal?: AbortSignal): Promise<Response> {
+  const response = await fetch(url, { headers: { range: `bytes=${at}-${at + wanted - 1}` }, signal }).catch(
+    (cause: unknown) => {
+      signal?.throwIfAborted();
+      throw shortRead(name, at, wanted, 0, deepest(cause));
+    },
+  );
+  const empty = response.status === 416 && response.headers.get('content-range') === 'bytes */0';
+  if (response.status !== 200 && response.status !== 206 && !empty) throw await refused(response, name, '206 or 200');
+  return response;
+}
+
+async function refused(response: Response, name: string, expected: string): Promise<GgufError> {
+  await response.body?.cancel();
+  return new GgufError(`${name}: HTTP ${response.status}, expected ${expected}`);
+}
+
+/** Checks that a 206 answer holds the bytes asked for; returns the size of the file. */
+function contentRange(response: Response, name: string, at: number, wanted: number): { size: number } {
+  const text = response.headers.get('content-range');
+  const range = /^bytes (\d+)-(\d+)\/(\d+)$/.exec(text ?? '');
+  const size = Number(range?.[3]);
+  if (range && Number(range[1]) === at && Number(range[2]) === at + wanted - 1 && size <= Number.MAX_SAFE_INTEGER) {
+    return { size };
+  }
+  // A page of another origin sees this header only where the server exposes it.
+  throw new GgufError(
+    `${name}: Content-Range ${text ?? 'missing'}, expected bytes ${at}-${at + wanted - 1} and the size of the file`,
+    at,
+  );
+}
+
+/** The entity tag that changes with every byte of the file, or null. */
+function strongTag(response: Response): string | null {
+  const tag = response.headers.get('etag');
+  return tag?.startsWith('"') ? tag : null;
+}
+
+/** Hands on the body of an answer as it comes; it must be wanted bytes long, or of any length when that is undefined. */
+async function eachChunk(
+  response: Response,
+  name: string,
+  at: number,
+  wanted: number | undefined,
+  signal: AbortSignal | undefined,
+  take: (chunk: Uint8Array) => void,
+): Promise<void> {
+  let got = 0;
+  const reader = response.body?.getReader();
+  while (reader) {
+    const { done, value } = await reader.read().catch((cause: unknown) => {
+      signal?.throwIfAborted();
+      throw shortRead(name, at, wanted ?? got + 1, got, deepest(cause));
+    });
+    if (done) break;
+    try {
+      take(value);
+    } catch (error) {
+      await reader.cancel();
+      throw error;
+    }
+    got += value.length;
+  }
+  if (wanted !== undefined && got !== wanted) throw shortRead(name, at, wanted, got);
+}
+
+/** fetch wraps what went wrong in a TypeError. */
+function deepest(cause: unknown): unknown {
+  return cause instanceof Error && cause.cause ? deepest(cause.cause) : cause;
+}
+
+/** The whole body in memory, in blocks: its length need not be known, and is not believed before it has come. */
+async function openBody(response: Response, name: string, signal?: AbortSignal): Promise<Source> {
+  const length = response.headers.get('content-length');
+  const promised = length === null || response.headers.has('content-encoding') ? undefined : Number(length);
+  const blocks: Uint8Array[] = [];
+  let size = 0;
+  await eachChunk(response, name, 0, promised, signal, (chunk) => {
+    for (let from = 0; from < chunk.length; ) {
+      const inBlock = size % BLOCK_BYTES;
+      if (inBlock === 0) blocks.push(new Uint8Array(BLOCK_BYTES));
+      const part = chunk.subarray(from, from + BLOCK_BYTES - inBlock);
+      blocks[blocks.length - 1].set(part, inBlock);
+      from += part.length;
+      size += part.length;
+    }
+  });
+  function readSync(at: number, dst: Uint8Array): void {
+    for (let got = 0; got < dst.length; ) {
+      const inBlock = (at + got) % BLOCK_BYTES;
+      const part = blocks[Math.floor((at + got) / BLOCK_BYTES)].subarray(inBlock, inBlock + dst.length - got);
+      dst.set(part, got);
+      got += part.length;
+    }
+  }
+  return { name, size, read: async (at, dst) => readSync(at, dst), readSync, close: async () => {} };
+}

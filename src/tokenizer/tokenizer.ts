@@ -1,0 +1,286 @@
+/**
+ * A GGUF file's own tokenizer: byte-level BPE (`tokenizer.ggml.model` "gpt2"). Ids are those of llama.cpp and of
+ * Hugging Face tokenizers for the same vocabulary; categories of characters are those of the JavaScript engine.
+ */
+
+import { readKeys } from './keys.ts';
+import { createMerges } from './merges.ts';
+import { createSpecialFinder, type SpecialFinder } from './special.ts';
+import { createVocabulary, TokenType } from './vocabulary.ts';
+import { createWordCache } from './words.ts';
+
+export interface EncodeOptions {
+  /** BOS in front and EOS at the end where the file asks for them and the text does not bring them; default false. */
+  readonly addSpecial?: boolean;
+  /** Control tokens written out in the text become their ids; default false: they are text like any other. */
+  readonly parseSpecial?: boolean;
+}
+
+export interface Tokenizer {
+  readonly vocabSize: number;
+  readonly bos: number | undefined;
+  readonly eos: number | undefined;
+  /** End of a turn: `tokenizer.ggml.eot_token_id`, else the first well-known name in the vocabulary. */
+  readonly eot: number | undefined;
+  /** Whether `encode` with `addSpecial` begins with `bos`, ends with `eos`. */
+  readonly addBos: boolean;
+  readonly addEos: boolean;
+  /** Tokens that end a generation: `eos`, `eot` and those known by name. */
+  readonly eogTokens: ReadonlySet<number>;
+  /**
+   * Ids of `text`. Several pieces are one text to the pre-tokenizer, but no special token is seen across a joint.
+   * A lone surrogate is read as U+FFFD. User-defined tokens are always found, as in llama.cpp.
+   * @throws Error where a byte has no token and the file names no unknown token
+   */
+  encode(text: string | readonly string[], options?: EncodeOptions): number[];
+  /**
+   * Text of `ids`; bytes that are not UTF-8 become U+FFFD as in `TextDecoder`.
+   * @param options.skipSpecial control tokens yield nothing; default false: they yield their names
+   * @throws RangeError for an id outside [0, vocabSize)
+   */
+  decode(ids: ArrayLike<number>, options?: { skipSpecial?: boolean }): string;
+  /** The bytes that `id` stands for: a view that must not be written. @throws RangeError as `decode` */
+  tokenBytes(id: number): Uint8Array;
+  isControl(id: number): boolean;
+}
+
+export interface Detokenizer {
+  /** Text that token `id` completes; '' while a code point is still open. */
+  push(id: number): string;
+  /** What is left: U+FFFD for a code point that was never completed, else ''. Ready for a new text afterwards. */
+  flush(): string;
+  /** Whether a code point is open, that is, whether the text so far may still grow at its end. */
+  readonly pending: boolean;
+}
+
+/** Names of end-of-generation tokens (llama.cpp's list, without those of single vendors' tool formats). */
+const EOG_NAMES = [
+  '<|eot_id|>',
+  '<|im_end|>',
+  '<|end|>',
+  '<end_of_turn>',
+  '<|endoftext|>',
+  '<|end_of_text|>',
+  '<EOT>',
+  '[EOT]',
+  '<end_of_utterance>',
+  '<|eom_id|>',
+  '</s>',
+  '<eos>',
+  '[EOS]',
+];
+/** How many of these, from the front, may stand in for a missing `eot_token_id`. */
+const EOT_NAMES = 9;
+
+/**
+ * @param metadata GGUF keys and values; reads `tokenizer.ggml.*`
+ * @throws Error naming the key, what it holds and what was expected
+ */
+export function createTokenizer(metadata: ReadonlyMap<string, unknown>): Tokenizer {
+  const file = readKeys(metadata);
+  const { tokens, types } = file;
+  const vocabulary = createVocabulary(tokens, types);
+  const merges = createMerges(file.merges, vocabulary);
+  const { scan, ignoreMerges } = file.pre;
+  const { bytes, starts, maxBytes, size } = vocabulary;
+
+  const named = new Map<string, number>();
+  for (let id = 0; id < size; id++) if (EOG_NAMES.includes(tokens[id])) named.set(tokens[id], id);
+  const eot = file.eot ?? EOG_NAMES.slice(0, EOT_NAMES).flatMap((name) => named.get(name) ?? [])[0];
+  const eogTokens = new Set(named.values());
+  for (const id of [file.eos, eot, file.eom]) if (id !== undefined) eogTokens.add(id);
+  const isControl = (id: number): boolean =>
+    types[id] === TokenType.control || types[id] === TokenType.unknown || named.get(tokens[id]) === id;
+
+  const user: [string, number][] = [];
+  const all: [string, number][] = [];
+  for (let id = 0; id < size; id++) {
+    if (isControl(id)) all.push([tokens[id], id]);
+    else if (types[id] === TokenType.userDefined) user.push([tokens[id], id]);
+  }
+  const userFinder = createSpecialFinder(user);
+  const finder = createSpecialFinder([...all, ...user]);
+
+  const byteIds = new Int32Array(256);
+  for (let byte = 0; byte < 256; byte++) byteIds[byte] = vocabulary.find(Uint8Array.of(byte), 0, 1);
+
+  const cache = createWordCache();
+  const kept = createWork(KEPT_UNITS);
+
+  /** Appends the ids of one pre-token to `out`. */
+  const encodeWord = (text: string, from: number, to: number, out: number[]): void => {
+    if (cache.get(text, from, to, out)) return;
+    const first = out.length;
+    const { utf8, ids } = to - from <= KEPT_UNITS ? kept : createWork(to - from);
+    const length = writeUtf8(text, from, to, utf8);
+    const whole = ignoreMerges && length <= maxBytes ? vocabulary.find(utf8, 0, length) : -1;
+    if (whole >= 0) {
+      out.push(whole);
+    } else {
+      for (let i = 0; i < length; i++) {
+        ids[i] = byteIds[utf8[i]] >= 0 ? byteIds[utf8[i]] : unknownFor(utf8[i], file.unknown);
+      }
+      const count = merges.apply(ids, length);
+      for (let i = 0; i < count; i++) out.push(ids[i]);
+    }
+    cache.put(text, from, to, out, first);
+  };
+
+  const encodeSpan = (text: string, from: number, to: number, out: number[]): void => {
+    for (let at = from; at < to; ) {
+      const stop = scan(text, at, to);
+      encodeWord(text, at, stop, out);
+      at = stop;
+    }
+  };
+
+  const encode: Tokenizer['encode'] = (text, { addSpecial = false, parseSpecial = false } = {}) => {
+    const pieces = typeof text === 'string' ? [text] : text;
+    const joined = typeof text === 'string' ? text : text.join('');
+    const out: number[] = [];
+    let done = 0;
+    let offset = 0;
+    for (const piece of pieces) {
+      for (const { id, start, end } of matches(parseSpecial ? finder : userFinder, piece)) {
+        encodeSpan(joined, done, offset + start, out);
+        out.push(id);
+        done = offset + end;
+      }
+      offset += piece.length;
+    }
+    encodeSpan(joined, done, joined.length, out);
+    if (addSpecial && file.addBos && file.bos !== undefined && out[0] !== file.bos) out.unshift(file.bos);
+    if (addSpecial && file.addEos && file.eos !== undefined && out.at(-1) !== file.eos) out.push(file.eos);
+    return out;
+  };
+
+  const tokenBytes = (id: number): Uint8Array => {
+    if (!(Number.isInteger(id) && id >= 0 && id < size)) {
+      throw new RangeError(`token id ${id} is outside the vocabulary, expected 0 to ${size - 1}`);
+    }
+    return bytes.subarray(starts[id], starts[id + 1]);
+  };
+
+  const decode: Tokenizer['decode'] = (ids, { skipSpecial = false } = {}) => {
+    let length = 0;
+    for (let i = 0; i < ids.length; i++) length += tokenBytes(ids[i]).length;
+    const utf8 = new Uint8Array(length);
+    let at = 0;
+    for (let i = 0; i < ids.length; i++) {
+      if (skipSpecial && isControl(ids[i])) continue;
+      for (let from = starts[ids[i]]; from < starts[ids[i] + 1]; from++) utf8[at++] = bytes[from];
+    }
+    return new TextDecoder('utf-8', { ignoreBOM: true }).decode(utf8.subarray(0, at));
+  };
+
+  const { bos, eos, addBos, addEos } = file;
+  return { vocabSize: size, bos, eos, eot, addBos, addEos, eogTokens, encode, decode, tokenBytes, isControl };
+}
+
+/**
+ * Decodes tokens one at a time. All that `push` and the closing `flush` return, put together, equals
+ * `tokenizer.decode` of all the ids, and no piece ends inside a code point.
+ *
+ * @param options.skipSpecial control tokens yield nothing; default false
+ */
+export function createDetokenizer(tokenizer: Tokenizer, options: { skipSpecial?: boolean } = {}): Detokenizer {
+  const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+  const skip = options.skipSpecial ?? false;
+  const open = createOpenCounter();
+  return {
+    get pending() {
+      return open.needed > 0;
+    },
+    push: (id) => {
+      if (skip && tokenizer.isControl(id)) return '';
+      const bytes = tokenizer.tokenBytes(id);
+      open.read(bytes);
+      return decoder.decode(bytes, { stream: true });
+    },
+    flush: () => {
+      open.needed = 0;
+      return decoder.decode();
+    },
+  };
+}
+
+/** Counts the bytes that `TextDecoder` still needs for the code point it is in (WHATWG Encoding, UTF-8 decoder). */
+function createOpenCounter(): { needed: number; read(bytes: Uint8Array): void } {
+  let lowest = 0x80;
+  let highest = 0xbf;
+  return {
+    needed: 0,
+    read(bytes) {
+      for (const byte of bytes) {
+        const continues = this.needed > 0 && byte >= lowest && byte <= highest;
+        lowest = 0x80;
+        highest = 0xbf;
+        if (continues) {
+          this.needed--;
+          continue;
+        }
+        this.needed = byte < 0xc2 || byte > 0xf4 ? 0 : byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : 3;
+        if (byte === 0xe0) lowest = 0xa0;
+        if (byte === 0xed) highest = 0x9f;
+        if (byte === 0xf0) lowest = 0x90;
+        if (byte === 0xf4) highest = 0x8f;
+      }
+    },
+  };
+}
+
+/** Work arrays for pre-tokens of up to this many UTF-16 units are kept. */
+const KEPT_UNITS = 1024;
+
+/** For a pre-token of `units` UTF-16 units: UTF-8 has at most three bytes a unit. */
+function createWork(units: number): { utf8: Uint8Array; ids: Int32Array } {
+  return { utf8: new Uint8Array(3 * units), ids: new Int32Array(3 * units) };
+}
+
+function* matches(finder: SpecialFinder, text: string): Generator<{ id: number; start: number; end: number }> {
+  let match = finder.find(text, 0);
+  while (match !== undefined) {
+    yield match;
+    match = finder.find(text, match.end);
+  }
+}
+
+function unknownFor(byte: number, unknown: number | undefined): number {
+  if (unknown !== undefined) return unknown;
+  const hex = byte.toString(16).padStart(2, '0');
+  throw new Error(`the vocabulary has no token for byte 0x${hex} and tokenizer.ggml.unknown_token_id is not set`);
+}
+
+/** UTF-8 of `text[from, to)` into `out`, lone surrogates as U+FFFD; returns the number of bytes. */
+function writeUtf8(text: string, from: number, to: number, out: Uint8Array): number {
+  let at = 0;
+  for (let i = from; i < to; i++) {
+    let code = text.charCodeAt(i);
+    if (code < 0x80) {
+      out[at++] = code;
+      continue;
+    }
+    if (code < 0x800) {
+      out[at++] = 0xc0 | (code >> 6);
+      out[at++] = 0x80 | (code & 0x3f);
+      continue;
+    }
+    if ((code & 0xf800) === 0xd800) {
+      const low = i + 1 < to ? text.charCodeAt(i + 1) : 0;
+      if (code < 0xdc00 && (low & 0xfc00) === 0xdc00) {
+        const astral = 0x10000 + ((code & 0x3ff) << 10) + (low & 0x3ff);
+        out[at++] = 0xf0 | (astral >> 18);
+        out[at++] = 0x80 | ((astral >> 12) & 0x3f);
+        out[at++] = 0x80 | ((astral >> 6) & 0x3f);
+        out[at++] = 0x80 | (astral & 0x3f);
+        i++;
+        continue;
+      }
+      code = 0xfffd;
+    }
+    out[at++] = 0xe0 | (code >> 12);
+    out[at++] = 0x80 | ((code >> 6) & 0x3f);
+    out[at++] = 0x80 | (code & 0x3f);
+  }
+  return at;
+}

@@ -1,0 +1,169 @@
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import * as bf16 from '../dist/gguf/layouts/bf16.js';
+import * as f16 from '../dist/gguf/layouts/f16.js';
+import * as f32 from '../dist/gguf/layouts/f32.js';
+import * as i2s from '../dist/gguf/layouts/i2_s.js';
+import { decode, layoutOf, requireLayout, type TensorType, typeName } from '../dist/gguf/layouts.js';
+
+const golden = (name: string) => fileURLToPath(new URL(`golden/packing/${name}`, import.meta.url));
+
+test('sizes', () => {
+  expect(f32.sizeBytes([3, 5])).toBe(60);
+  expect(f16.sizeBytes([3, 5])).toBe(30);
+  expect(bf16.sizeBytes([3, 5])).toBe(30);
+  expect(i2s.sizeBytes([256, 128])).toBe(8224);
+  expect(i2s.sizeBytes([128, 3, 2])).toBe(224);
+});
+
+test('types have names, and only some are read', () => {
+  const ids = [0, 1, 2, 8, 14, 30, 34, 35, 36, 38, 39, 4, 250];
+  const names = ['F32', 'F16', 'Q4_0', 'Q8_0', 'Q6_K', 'BF16', 'TQ1_0', 'TQ2_0', 'I2_S', 'TL1', 'TL2/MXFP4'];
+  expect(ids.map(typeName)).toEqual([...names, undefined, undefined]);
+  const isRead = (name: string) => layoutOf(name as TensorType) !== undefined;
+  expect(names.filter(isRead)).toEqual(['F32', 'F16', 'BF16', 'I2_S']);
+  expect(() => requireLayout('TL1', "m.gguf: tensor 'x'")).toThrow(
+    "m.gguf: tensor 'x': type TL1; this build reads F32, F16, BF16, I2_S",
+  );
+  expect(() => decode('F32', new Uint8Array(5), [1], 'x')).toThrow(/x: 5 bytes, expected 4 for \[1\] \(F32\)/);
+  expect(decode('F16', Uint8Array.of(0, 0x3c), [1], 'x')).toEqual(Float32Array.of(1));
+});
+
+test('F32 keeps every bit, at any address', () => {
+  const bytes = Uint8Array.from({ length: 9 }, (_, i) => i * 37);
+  const values = f32.decode(bytes.subarray(1));
+  expect(f32.encode(values)).toEqual(bytes.subarray(1));
+  expect(f32.decode(new Uint8Array(Float32Array.of(0.1, -2).buffer))).toEqual(Float32Array.of(0.1, -2));
+});
+
+test('F16: all 65536 go to f32 and back', () => {
+  const all = new Uint8Array(Uint16Array.from({ length: 65536 }, (_, i) => i).buffer);
+  const values = f16.decode(all);
+  const back = new Uint16Array(f16.encode(values).buffer);
+  for (let h = 0; h < 65536; h++) {
+    const sign = h & 0x8000 ? -1 : 1;
+    const exponent = (h >> 10) & 31;
+    const mantissa = h & 0x3ff;
+    const normal = 2 ** (exponent - 15) * (1 + mantissa / 1024);
+    const special = mantissa ? Number.NaN : Infinity;
+    const value = sign * (exponent === 31 ? special : exponent === 0 ? mantissa * 2 ** -24 : normal);
+    if (!Object.is(values[h], value) || !Object.is(f16.f16Value(h), value)) expect.fail(`${h}: ${values[h]}, ${value}`);
+    if (Number.isNaN(value)) expect(f16.f16Value(back[h])).toBeNaN();
+    else if (back[h] !== h) expect.fail(`${h} came back as ${back[h]}`);
+  }
+});
+
+test('F16 rounds to the nearest, ties to even', () => {
+  const cases: [number, number][] = [
+    [1 / 3, 0x3555],
+    [65504, 0x7bff],
+    [65519.99, 0x7bff],
+    [65520, 0x7c00],
+    [-65520, 0xfc00],
+    [1e30, 0x7c00],
+    [Infinity, 0x7c00],
+    [2 ** -24, 1],
+    [2 ** -25, 0],
+    [2 ** -25 * 1.0001, 1],
+    [2 ** -24 * 1.5, 2],
+    [2 ** -24 * 2.5, 2],
+    [2 ** -14 - 2 ** -25, 0x400],
+    [2 ** -14 - 2 ** -24, 0x3ff],
+    [-(2 ** -26), 0x8000],
+    [1 + 2 ** -11, 0x3c00],
+    [1 + 3 * 2 ** -11, 0x3c02],
+    [2 - 2 ** -12, 0x4000],
+  ];
+  for (const [value, bits] of cases) expect([value, f16.f16Bits(value)]).toEqual([value, bits]);
+  expect(f16.f16Value(f16.f16Bits(Number.NaN))).toBeNaN();
+  fc.assert(
+    fc.property(fc.float({ min: -65519, max: 65519, noNaN: true }), (value) => {
+      const bits = f16.f16Bits(value) & 0x7fff;
+      const error = (b: number) => Math.abs(f16.f16Value(b) - Math.abs(value));
+      for (const other of [bits - 1, bits + 1]) {
+        if (other < 0 || other >= 0x7c00) continue;
+        if (error(other) < error(bits) || (error(other) === error(bits) && (bits & 1) === 1)) return false;
+      }
+      return f16.f16Bits(value) >= 0x8000 === (value < 0 || Object.is(value, -0));
+    }),
+    { numRuns: 2000 },
+  );
+});
+
+test('BF16 is the upper half, rounded to the nearest, ties to even', () => {
+  const bits = (...values: number[]) => [...new Uint16Array(bf16.encode(Float32Array.from(values)).buffer)];
+  expect(bits(1, -2, 1 + 2 ** -8, 1 + 3 * 2 ** -8, 3.4028234663852886e38, Infinity, 2 ** -133)).toEqual([
+    0x3f80, 0xc000, 0x3f80, 0x3f82, 0x7f80, 0x7f80, 0x0001,
+  ]);
+  expect(bf16.decode(bf16.encode(Float32Array.of(Number.NaN)))[0]).toBeNaN();
+  const nan = new Float32Array(Uint32Array.of(0x7f800001).buffer); // its payload lies in the lower half
+  expect(bf16.decode(bf16.encode(nan))[0]).toBeNaN();
+  for (let h = 0; h < 65536; h++) {
+    const packed = Uint8Array.of(h & 255, h >> 8);
+    const value = bf16.decode(packed);
+    if (!Number.isNaN(value[0]) && Buffer.compare(bf16.encode(value), packed) !== 0) expect.fail(`${h}`);
+  }
+  expect(bf16.decode(Uint8Array.of(0x80, 0x3f, 0, 0xc0))).toEqual(Float32Array.of(1, -2));
+});
+
+const weights = new Int8Array(readFileSync(golden('i2_s_128x256_scale0.5.w_i8')));
+const packed = new Uint8Array(readFileSync(golden('i2_s_128x256_scale0.5.packed')));
+
+test('I2_S against a golden of bitnet.cpp', () => {
+  const unpacked = i2s.unpack(packed, [256, 128], 'golden');
+  expect(unpacked.scale).toBe(0.5);
+  expect(unpacked.weights).toEqual(weights);
+  const values = i2s.decode(packed, [256, 128], 'golden');
+  expect(values.findIndex((v, i) => v !== weights[i] * 0.5)).toBe(-1);
+  expect(Buffer.compare(i2s.encode(weights, 0.5).subarray(0, 8196), packed.subarray(0, 8196))).toBe(0);
+});
+
+test('I2_S round trip', () => {
+  const block = fc.array(fc.integer({ min: -1, max: 1 }), { minLength: 128, maxLength: 128 });
+  fc.assert(
+    fc.property(
+      fc.array(block, { minLength: 1, maxLength: 4 }),
+      fc.float({ min: 2 ** -20, max: 8, noNaN: true }),
+      (blocks, scale) => {
+        const w = Int8Array.from(blocks.flat());
+        expect(i2s.unpack(i2s.encode(w, scale), [128, blocks.length], 'x')).toEqual({ weights: w, scale });
+      },
+    ),
+    { numRuns: 50 },
+  );
+});
+
+test('I2_S refuses code 3 and names its place', () => {
+  for (const [index, row, column] of [
+    [0, 0, 0],
+    [31, 0, 31],
+    [32, 0, 32],
+    [127, 0, 127],
+    [256 * 3 + 128 + 70, 3, 198],
+    [256 * 127 + 255, 127, 255],
+  ]) {
+    const bad = packed.slice();
+    const at = (index >> 7) * 32 + (index & 31);
+    bad[at] |= 3 << (6 - 2 * ((index >> 5) & 3));
+    const message = `x: row ${row}, column ${column}: code 3, expected 0, 1 or 2 (I2_S)`;
+    expect(() => i2s.unpack(bad, [256, 128], 'x')).toThrow(message);
+    expect(i2s.checkCodes(bad.subarray(0, 8192))).toBe(at);
+    const shifted = Uint8Array.of(0, ...bad).subarray(1); // not at a multiple of four
+    expect(() => i2s.decode(shifted, [256, 128], 'x')).toThrow(message);
+  }
+  expect(i2s.checkCodes(packed.subarray(0, 8192))).toBe(-1);
+});
+
+test('I2_S refuses scales that are not finite and above 0', () => {
+  for (const scale of [Number.NaN, Infinity, -Infinity, 0, -0, -0.5]) {
+    const bad = packed.slice();
+    new DataView(bad.buffer).setFloat32(8192, scale, true);
+    expect(() => i2s.decode(bad, [256, 128], 'x')).toThrow(/x: scale .*, expected a finite number above 0/);
+    expect(() => i2s.encode(weights, scale)).toThrow(/scale/);
+  }
+  expect(() => i2s.readScale(new Uint8Array(32), 'x', 77)).toThrow(expect.objectContaining({ offset: 77 }));
+  expect(() => i2s.encode(new Int8Array(100), 1)).toThrow(/100 weights/);
+  expect(() => i2s.encode(new Int8Array(128).fill(2, 5, 6), 1)).toThrow(/weight 5 is 2/);
+});
