@@ -8,6 +8,8 @@ export interface GenerateOptions extends SamplerOptions {
   /** Text that ends the generation and is not part of it. */
   readonly stop?: string | readonly string[];
   readonly signal?: AbortSignal;
+  /** Write on where the model would end: the tokens that end an answer are banned. Default false. */
+  readonly ignoreEos?: boolean;
   /** Special tokens written in a prompt, such as <|eot_id|>, are tokens and not text. Default false. */
   readonly parseSpecial?: boolean;
 }
@@ -58,8 +60,12 @@ export interface ResolvedOptions {
   readonly signal: AbortSignal | undefined;
 }
 
-export function resolveOptions(options: GenerateOptions, vocab: number): ResolvedOptions {
-  const { maxTokens = Number.MAX_SAFE_INTEGER, stop = [], signal } = options;
+export function resolveOptions(
+  options: GenerateOptions,
+  vocab: number,
+  endTokens: ReadonlySet<number>,
+): ResolvedOptions {
+  const { maxTokens = Number.MAX_SAFE_INTEGER, stop = [], signal, ignoreEos = false } = options;
   if (!Number.isSafeInteger(maxTokens) || maxTokens < 1) {
     throw new RangeError(`maxTokens: got ${maxTokens}, expected a whole number from 1 up`);
   }
@@ -67,7 +73,17 @@ export function resolveOptions(options: GenerateOptions, vocab: number): Resolve
   if (!Array.isArray(stops) || stops.length > 16 || stops.some((s) => typeof s !== 'string' || s === '')) {
     throw new TypeError('stop: expected a text or up to 16 of them, none empty');
   }
-  return { sampler: resolveSampler(options, vocab), maxTokens, stop: stops, signal };
+  const sampler = resolveSampler(ignoreEos ? banned(options, endTokens) : options, vocab);
+  return { sampler, maxTokens, stop: stops, signal };
+}
+
+function banned(options: GenerateOptions, ids: ReadonlySet<number>): GenerateOptions {
+  const { logitBias = {} } = options;
+  const bias = new Map<number, number>(
+    logitBias instanceof Map ? logitBias : Object.entries(logitBias).map(([id, x]) => [Number(id), x]),
+  );
+  for (const id of ids) bias.set(id, -Infinity);
+  return { ...options, logitBias: bias };
 }
 
 /** Continues `prompt`: yields each token, returns the whole. Leaving the loop frees the sequence. */

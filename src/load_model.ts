@@ -186,7 +186,7 @@ export async function loadModel(
       info,
       generate(prompt, generateOptions = {}) {
         live();
-        const resolved = resolveOptions(optionsOf(prompt, generateOptions), config.vocab);
+        const resolved = resolveOptions(optionsOf(prompt, generateOptions), config.vocab, tokenizer.eogTokens);
         const tokens = checked(tokensOf(prompt, generateOptions.parseSpecial ?? false), contextSize);
         return generate(engine, tokenizer, tokens, resolved);
       },

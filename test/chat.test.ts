@@ -216,6 +216,15 @@ describe('a content', () => {
   });
 });
 
+/** Lists of namespaces that are small when the lists are made, and hold each other in a row afterwards: 2^20 leaves. */
+const LEVELS = Array.from({ length: 20 }, (_, i) => i);
+const GROWING =
+  LEVELS.map((i) => `{% set n${i} = namespace(x=0) %}{% set l${i} = [n${i}, n${i}] %}`).join('') +
+  LEVELS.slice(1)
+    .map((i) => `{% set n${i - 1}.x = l${i} %}`)
+    .join('') +
+  '{{ l0 | tojson }}';
+
 describe('a hostile template', () => {
   const deep = (n: number, open: string, close: string) => open.repeat(n) + close.repeat(n);
   it.each<[string, string, string]>([
@@ -226,8 +235,8 @@ describe('a hostile template', () => {
       'steps',
     ],
     ['a long range', '{{ range(1000000000) | length }}', 'steps'],
-    ['a loop of unknown names', '{% for i in range(100000) %}{{ a }}{% endfor %}', 'steps'],
-    ['a loop of continue', '{% for i in range(100000) %}{% continue %}{% endfor %}', 'steps'],
+    ['a loop of unknown names', `{% for i in range(2500) %}${'{{ a }}'.repeat(10)}{% endfor %}`, 'steps'],
+    ['a loop of continue', '{% for i in range(8000) %}{% continue %}{% endfor %}', 'steps'],
     ['doubling a string', `{% set s = 'ab' %}${'{% set s = s ~ s %}'.repeat(40)}{{ s }}`, 'units, expected at most'],
     [
       'doubling by macro',
@@ -245,6 +254,7 @@ describe('a hostile template', () => {
       `{% set a = namespace(x=1) %}${'{% set a = namespace(x=a, y=a) %}'.repeat(60)}{{ a | tojson }}`,
       'steps',
     ],
+    ['a namespace that grows in a list', GROWING, 'steps'],
     ['a namespace in itself', '{% set a = namespace(x=1) %}{% set a.x = a %}{{ a | tojson }}', 'nested too deep'],
     [
       'sorting one long string many times',

@@ -280,6 +280,27 @@ describe('the chain', () => {
     expect(drawn([0.3, 0.7], { topP: 0 })).toEqual([1]);
   });
 
+  test('weights are f64: top-p within 1e-13 of a prefix falls on the right side', () => {
+    const r = random(3);
+    for (const vocab of [2, 2000]) {
+      for (let i = 0; i < 50; i++) {
+        const logits = new Float32Array(vocab).fill(-Infinity);
+        logits[1] = -8 * r.uniform();
+        logits[0] = 0;
+        const share = 1 / (1 + Math.exp(logits[1]));
+        for (const [topP, ids] of [
+          [share * (1 - 1e-13), [0]],
+          [share * (1 + 1e-13), [0, 1]],
+        ] as const) {
+          // A temperature at which a second token, if there is one, is drawn every other time.
+          const sampler = resolveSampler({ ...OPEN, temperature: 1e6, topP, seed: 2 }, vocab);
+          const steps = Array.from({ length: 24 }, (_, step) => kernel(logits, sampler, step).id);
+          expect([...new Set(steps)].sort(), `top-p ${topP}`).toEqual(ids);
+        }
+      }
+    }
+  });
+
   test('min-p compares with the likeliest', () => {
     expect(drawn([0.5, 0.3, 0.2], { minP: 0.59 })).toEqual([0, 1]);
     expect(drawn([0.5, 0.3, 0.2], { minP: 0.61 })).toEqual([0]);

@@ -329,7 +329,10 @@ function cut(
   return key;
 }
 
-/** Weights of the tokens within the limit whose key has the bits of `key` above shift + 11, by their next 11 bits. */
+/**
+ * Weights of the tokens within the limit whose key has the bits of `key` from shift + 11 up, by their next 11 bits (10 at
+ * shift 0). NaN and -Infinity weigh nothing.
+ */
 function pour(
   logits: usize,
   vocab: i32,
@@ -352,7 +355,6 @@ function pour(
     const z = logits4(logits, i, vocab);
     const keys = keysOf(z);
     let within = v128.and(i32x4.eq(v128.and(keys, settled), wanted), i32x4.ge_u(keys, limit));
-    within = v128.and(within, f32x4.gt(z, f32x4.splat(-Infinity)));
     if (!v128.any_true(within)) continue;
     const tied = v128.and(within, i32x4.eq(keys, limit));
     if (v128.any_true(tied)) {

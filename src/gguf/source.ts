@@ -24,7 +24,7 @@ const READ_BYTES = 1 << 30;
 /**
  * Opens a path (Node, Deno, Bun), an http(s) or file address, a Blob or File, or bytes.
  * An http server that knows no ranges has its whole answer read into memory.
- * @param options.signal ends the opening and every read with its reason
+ * @param options.signal ends the opening and every `read` with its reason; `readSync` takes no notice
  * @throws GgufError on an http answer that is not what was asked for; the system's own error for a path
  */
 export async function openSource(
@@ -36,13 +36,13 @@ export async function openSource(
   const source = await open(input, signal);
   const { name, size, readSync } = source;
   function check(at: number, dst: Uint8Array): void {
-    signal?.throwIfAborted();
     if (at < 0 || at + dst.length > size) throw shortRead(name, at, dst.length, Math.max(0, size - at));
   }
   return {
     name,
     size,
     async read(at, dst) {
+      signal?.throwIfAborted();
       check(at, dst);
       if (dst.length > 0) await source.read(at, dst);
     },

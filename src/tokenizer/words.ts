@@ -1,6 +1,6 @@
 /**
  * The ids of short pre-tokens met before. Direct mapped: a word lives in the one slot that its hash names and a newer
- * word takes that slot over, so memory is bounded (2.1 MiB) and no string of a caller is kept alive.
+ * word takes that slot over, so memory is bounded (1.1 MiB) and no string of a caller is kept alive.
  */
 export interface WordCache {
   /** Appends the ids of `text[from, to)` to `out`, if they are known; else remembers the slot for `put`. */
@@ -9,7 +9,7 @@ export interface WordCache {
   put(text: string, from: number, to: number, out: readonly number[], first: number): void;
 }
 
-const SLOTS = 1 << 15;
+const SLOTS = 1 << 14;
 const MAX_UNITS = 16;
 const MAX_IDS = 8;
 

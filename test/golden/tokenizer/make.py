@@ -64,7 +64,7 @@ def make_vocabulary():
 NASTY = [
     "", " ", "  ", "   ", "\n", "\r\n", "\t", "a", "1", "'", "\"", "Hello world", " Hello  world ", "   leading", "trailing   ",
     "it's we're I've I'm you'll he'd don't", "IT'S WE'RE I'VE I'M YOU'LL HE'D DON'T", "'s 'S 'l 'll 'Ll 'lL 'LL 'r 're 'rE 'v",
-    "'st'sa'll'l'", "x'ſ 'ſa", "it’s", "'''s", "' s", "a' b", "''re", " 're", "1's", "\n's", "don'\nt", "'d've", "rock'n'roll",
+    "'st'sa'll'l'", "x'ſ 'ſa", "x'ſa'ſe", "'ſlow", "it’s", "'''s", "' s", "a' b", "''re", " 're", "1's", "\n's", "don'\nt", "'d've", "rock'n'roll",
     "0", "12", "123", "1234", "12345", "123456", "1234567", " 1", "  12", "   123", "1 2  3   4", "a1b22c333d4444", "1.5e-10",
     "1,234,567.89", "½", "²³", "x²", "Ⅷ", "٣٤٥٦٧", "12٣45678", "123٣4", "٣123456", "1٣", "१२३४", "𝟏𝟐𝟑𝟒", "〇一二", "①②③④",
     "a\tb", "\ta", "\t\ta", " \ta", "\t a", "a \t b", "a\nb", "a\n\nb", "a\r\nb", "a\r\n\r\nb", "a\rb", "\n\n\n", "\r\r", " \n", "\n ",
