@@ -137,10 +137,10 @@ function oneOf<V>(r: Random, values: readonly V[]): V {
 
 function someOptions(r: Random, vocab: number): SamplerOptions {
   const penalties = r.below(2) === 0;
-  const bias = (id: number) => oneOf(r, [r.uniform() * 8 - 4, 100, -100, 1e39, Infinity, -Infinity, 0]) + 0 * id;
+  const bias = () => oneOf(r, [r.uniform() * 8 - 4, 100, -100, 1e39, Infinity, -Infinity, 0]);
   const biases: SamplerOptions['logitBias'][] = [
     undefined,
-    Object.fromEntries(r.shuffled(Math.min(vocab, 12)).map((id) => [id, bias(id)])),
+    Object.fromEntries(r.shuffled(Math.min(vocab, 12)).map((id) => [id, bias()])),
     new Map([[r.below(vocab), -Infinity]]),
     // All banned but one.
     vocab <= 1024 ? Object.fromEntries(Array.from({ length: vocab - 1 }, (_, i) => [i, -Infinity])) : {},
