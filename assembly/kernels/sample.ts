@@ -20,7 +20,8 @@ const HEAP: i32 = 1024;
 const BUCKETS: i32 = 2048;
 const HISTOGRAM: usize = HEAP * 8;
 const CHANGED: usize = HISTOGRAM + 4 * BUCKETS * 8;
-/** Scratch bytes of one call. */
+
+/** Scratch bytes of one call. Only as many of the vocabulary are touched as have a bias or penalty. */
 export function sampleScratchBytes(vocab: i32): i32 {
   return <i32>CHANGED + 16 * vocab;
 }

@@ -4,7 +4,7 @@ import { instantiateSync } from '@assemblyscript/loader';
 export interface Kernels {
   fillConstants(): void;
   preparedBytes(dim: number, weightType: number): number;
-  sampleScratchBytes(vocab: number, context: number): number;
+  sampleScratchBytes(vocab: number): number;
   runProgram(list: number, index: number, threads: number): void;
   serve(index: number, last: number): number;
   start(list: number, threads: number): void;

@@ -205,7 +205,7 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     scratchBytes(rows, cols, context, vocab) {
       const widest = Math.max(...(['i2_s', 'f32'] as const).map((type) => rowBytes(cols, type)));
       const matmul = 2 * align(rows * cols * 4) + align(rows * widest);
-      const thread = Math.max(align(context * 4 + 16), align(kernels.sampleScratchBytes(vocab, context)));
+      const thread = Math.max(align(context * 4 + 16), align(kernels.sampleScratchBytes(vocab)));
       return Math.max(matmul, threads * thread);
     },
     ops,
