@@ -1,5 +1,4 @@
 import { availableParallelism, cpus, loadavg } from 'node:os';
-import asc from 'assemblyscript/asc';
 
 /** Where and how busy: every benchmark prints it, since both cores of a shared machine are rarely its own. */
 export function machine() {
@@ -30,6 +29,7 @@ export function read(at: usize, bytes: usize): i64 {
 
 /** GB/s at which one thread reads 256 MiB with 128-bit loads in wasm: the limit of whatever streams weights. Best of 7. */
 export async function readBandwidth() {
+  const { default: asc } = await import('assemblyscript/asc');
   const { binary, error, stderr } = await asc.compileString(READ, {
     ...{ runtime: 'stub', importMemory: true, enable: ['simd'], optimizeLevel: 3 },
   });

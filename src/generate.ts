@@ -200,13 +200,16 @@ function createTexts(tokenizer: Tokenizer, stops: readonly string[]): Texts {
       return stopped;
     },
     push(token, out) {
-      held.push(token);
-      pending += detokenizer.push(token.id);
-      if (stops.length === 0 && !detokenizer.pending) {
-        release(pending, out);
-        pending = '';
+      const text = detokenizer.push(token.id);
+      if (stops.length === 0 && held.length === 0 && !detokenizer.pending) {
+        // The common case goes straight through.
+        token.text = text;
+        parts.push(text);
+        out.push(token);
         return;
       }
+      held.push(token);
+      pending += text;
       let cut = pending.length;
       for (const stop of stops) {
         const found = pending.indexOf(stop);

@@ -211,7 +211,8 @@ function createOpenCounter(): { needed: number; read(bytes: Uint8Array): void } 
   return {
     needed: 0,
     read(bytes) {
-      for (const byte of bytes) {
+      for (let i = 0; i < bytes.length; i++) {
+        const byte = bytes[i];
         const continues = this.needed > 0 && byte >= lowest && byte <= highest;
         lowest = 0x80;
         highest = 0xbf;

@@ -91,8 +91,9 @@ export async function workerPool(
     resolve(): void;
     reject(error: Error): void;
   }
-  /** The first is under way. No async functions and no chains of promises: this is on the path of every token. */
-  const runs: Run[] = [];
+  /** The one under way, and those that wait. No async functions and no chains of promises: every token comes by here. */
+  let current: Run | undefined;
+  const waiting: Run[] = [];
   let pool: Thread[] = [];
   let failed: Error | undefined;
   let ready = 0;
@@ -109,17 +110,20 @@ export async function workerPool(
         if (++ready === threads) onReady();
         return;
       }
-      const run = runs.shift();
-      if (runs.length > 0) kernels.start(runs[0].list, threads);
-      else pool[0].keep(false);
-      if (run !== undefined) run.resolve();
+      const done = current;
+      current = waiting.shift();
+      if (current === undefined) pool[0].keep(false);
+      else kernels.start(current.list, threads);
+      if (done !== undefined) done.resolve();
     },
     onError(error) {
       // The other threads would wait in a barrier for ever.
       failed = new Error(`a worker thread failed: ${error.message}`, { cause: error });
       for (const thread of pool) thread.terminate();
       onFailed(failed);
-      for (const run of runs.splice(0)) run.reject(failed);
+      if (current !== undefined) current.reject(failed);
+      for (const run of waiting.splice(0)) run.reject(failed);
+      current = undefined;
     },
   };
   pool = await Promise.all(Array.from({ length: threads }, () => startThread(events)));
@@ -134,14 +138,18 @@ export async function workerPool(
     run(list) {
       if (failed !== undefined) return Promise.reject(failed);
       return new Promise((resolve, reject) => {
-        runs.push({ list, resolve, reject });
-        if (runs.length > 1) return;
+        const run = { list, resolve, reject };
+        if (current !== undefined) {
+          waiting.push(run);
+          return;
+        }
+        current = run;
         pool[0].keep(true);
         kernels.start(list, threads);
       });
     },
     async close() {
-      while (runs.length > 0) await new Promise((resolve) => setTimeout(resolve, 1));
+      while (current !== undefined) await new Promise((resolve) => setTimeout(resolve, 1));
       kernels.stop();
       for (const thread of pool) thread.keep(true);
       await Promise.all(pool.map((thread) => thread.ended));
