@@ -25,10 +25,8 @@ function work({ module, memory, index }: WorkerStart, report: (message: WorkerRe
 if (typeof process === 'object' && process.versions.node !== undefined) {
   const { parentPort } = await import('node:worker_threads');
   if (parentPort === null) throw new Error('worker.js is started by the pool, not by hand');
-  parentPort.once('message', (start: WorkerStart) => {
-    work(start, (message) => parentPort.postMessage(message));
-    parentPort.close();
-  });
+  // Once: a port without listeners does not keep the thread, which so ends when `work` returns.
+  parentPort.once('message', (start: WorkerStart) => work(start, (message) => parentPort.postMessage(message)));
 } else {
   // A web worker; its scope's type is not in lib "dom", which the rest of src/ uses.
   const scope = globalThis as unknown as { postMessage(message: WorkerReport): void; close(): void };
