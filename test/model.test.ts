@@ -275,9 +275,11 @@ describe('dispose', () => {
     const model = await loadModel(tiny, { threads: 2 });
     const running = collect(model.generate('Once upon a time', { maxTokens: 200 }));
     const ended = expect(running).rejects.toThrow('the model was disposed');
+    const evaluated = expect(model.logits(new Array(200).fill(1), { batch: 1 })).rejects.toThrow('disposed');
     await new Promise((resolve) => setTimeout(resolve, 20));
     await Promise.all([model.dispose(), model.dispose()]);
     await ended;
+    await evaluated;
     expect(resources()).toBe(before);
     expect(() => model.generate('x')).toThrow('the model was disposed');
   });

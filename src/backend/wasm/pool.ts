@@ -149,6 +149,7 @@ export async function workerPool(
       });
     },
     async close() {
+      failed ??= new Error('the backend was disposed');
       while (current !== undefined) await new Promise((resolve) => setTimeout(resolve, 1));
       kernels.stop();
       for (const thread of pool) thread.keep(true);
