@@ -2,7 +2,7 @@
 // base64: they are some ten KB each, and an inlined module loads the same way in every runtime.
 
 import { readFileSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import asc from 'assemblyscript/asc';
 
@@ -33,3 +33,5 @@ for (const tier of Object.keys(targets)) {
   lines.push(`  ${tier}: '${readFileSync(`${out}/${tier}.wasm`).toString('base64')}',`);
 }
 await writeFile(`${out}/kernels.js`, `export const kernels = {\n${lines.join('\n')}\n};\n`);
+// tsc leaves declarations that are written by hand where they are.
+await copyFile(`${root}/src/backend/wasm/kernels.d.ts`, `${out}/kernels.d.ts`);

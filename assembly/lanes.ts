@@ -29,7 +29,10 @@
  */
 export const F16_BIAS: f32 = reinterpret<f32>(0x77800000);
 
-/** Halves 0..3 of v as f32, each too small by F16_BIAS. Subnormal halves become subnormal floats: right, if slower. */
+/**
+ * Halves 0..3 of v as f32, each too small by F16_BIAS. Subnormal halves become subnormal floats: right, if slower. Infinity
+ * and NaN, which no weight is, become numbers from 65536 on.
+ */
 // @ts-ignore: decorator
 @inline export function f16Low(v: v128, mask: v128): v128 {
   const zero = i32x4.splat(0);
@@ -42,9 +45,6 @@ export const F16_BIAS: f32 = reinterpret<f32>(0x77800000);
   const zero = i32x4.splat(0);
   return v128.and(i32x4.shr_s(i16x8.shuffle(zero, v, 4, 12, 5, 13, 6, 14, 7, 15), 3), mask);
 }
-
-/** Sign, and the 28 bits that exponent and mantissa of a half occupy after `>> 3`. */
-export const F16_MASK: i32 = 0x8fffffff;
 
 /** f32 -> f16 bits, round to nearest even; overflow gives infinity. */
 // @ts-ignore: decorator
@@ -67,7 +67,7 @@ export const F16_MASK: i32 = 0x8fffffff;
   return reinterpret<f32>(((half & 0x8000) << 16) | ((half & 0x7fff) << 13)) * F16_BIAS;
 }
 
-/** e^x in four lanes, relative error below 2e-7; below -87.3 it gives 0, above 88.7 infinity is not reached. */
+/** e^x in four lanes, relative error below 2e-7; 0 below -87.3, and from 88.376 on e^88.376, short of infinity. */
 // @ts-ignore: decorator
 @inline export function expF32x4(x: v128): v128 {
   // pmin and pmax are one instruction each on x86, min and max several.

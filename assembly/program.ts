@@ -8,7 +8,7 @@
 //
 //   1024  constants of lanes.ts
 //   2048  barrier between the threads of a program
-//   2112  start signal: value = number of the run, or -1 to end; +8 address of the program; +12 threads
+//   2112  start signal: value = number of the run, from 0 round to 2^31 - 1, or -1 to end; +8 address of the program; +12 threads
 
 import { barrier, signal, waitWhile } from './barrier';
 import { attentionHead } from './kernels/attention';
@@ -54,7 +54,7 @@ export function runProgram(list: usize, index: i32, threads: i32): void {
 export function start(list: usize, threads: i32): void {
   store<usize>(START_AT, list, 8);
   store<i32>(START_AT, threads, 12);
-  signal(START_AT, atomic.load<i32>(START_AT) + 1);
+  signal(START_AT, (atomic.load<i32>(START_AT) + 1) & 0x7fffffff);
 }
 
 /** Ends every `serve`. */

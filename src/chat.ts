@@ -78,16 +78,6 @@ export function createChat(
   };
 }
 
-/** `createChat(metadata, tokenizer).encode(messages, options)`, for a single prompt. */
-export function formatChat(
-  messages: readonly ChatMessage[],
-  tokenizer: Tokenizer,
-  metadata: ReadonlyMap<string, unknown>,
-  options?: ChatOptions,
-): number[] {
-  return createChat(metadata, tokenizer).encode(messages, options);
-}
-
 function chooseTemplate(
   metadata: ReadonlyMap<string, unknown>,
   tokenizer: Tokenizer,

@@ -8,8 +8,8 @@ import { GgufError } from './gguf/error.ts';
 import { readHeader } from './gguf/header.ts';
 import { openSource } from './gguf/source.ts';
 import { type Activation, readConfig } from './model/config.ts';
-import { createKvCache, kvBlockBytes } from './model/kv_cache.ts';
-import { createStepper } from './model/step.ts';
+import { createKvCache, type KvSequence, kvBlockBytes } from './model/kv_cache.ts';
+import { createStepper, type Stepper } from './model/step.ts';
 import { type LoadProgress, loadWeights } from './model/weights.ts';
 import { paramsBytes } from './sampler.ts';
 import { createTokenizer, type EncodeOptions, type Tokenizer } from './tokenizer/tokenizer.ts';
@@ -21,7 +21,10 @@ export interface LoadModelOptions {
   readonly tier?: Tier | 'auto';
   /** Positions a sequence can have, prompt included. Default: what the model was trained for, at most 4096. */
   readonly contextSize?: number;
-  /** Sequences that run at once; others wait. Their cache is taken from the system as it fills. Default 4. */
+  /**
+   * Sequences computed at once, 1 to 16; further ones wait until one ends or its reader pauses. Their cache is taken from the
+   * system as it fills. Default 4: two cores are busy with that many.
+   */
   readonly parallel?: number;
   /** How keys and values are stored. Default 'f16'. */
   readonly kv?: KvType;
@@ -64,7 +67,7 @@ export interface CompleteOptions extends GenerateOptions {
 
 export interface LogitsOptions {
   readonly kv?: KvType;
-  /** 'exact' and 'auto' are the same in this version: the head as in the file. */
+  /** How the output head is computed. Both are the same now: exactly, from the file's own numbers. */
   readonly head?: 'exact' | 'auto';
   /** Rows of one forward pass, 1 to 16; default 16. */
   readonly batch?: number;
@@ -87,9 +90,12 @@ export interface Model {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** Rows of one step: a prompt is computed in pieces of this many, and an abort waits for one piece at most. */
+/**
+ * Rows of one step. More share a weight's way through the cache, but an abort waits for a whole piece of a prompt: 32 rows of a
+ * 2B model take some 3 s on two slow cores (bench/LOG.md).
+ */
 const MAX_ROWS = 32;
-/** Rows of a step that can ask for logits, 0.5 MB each for a vocabulary of 128,256. */
+/** Most sequences, and most rows that can ask for logits: 0.5 MB each for a vocabulary of 128,256, taken at loading. */
 const MAX_OUTS = 16;
 
 /**
@@ -105,7 +111,7 @@ export async function loadModel(
 ): Promise<Model> {
   const { parallel = 4, kv: kvType = 'f16', signal } = options;
   count('parallel', parallel, MAX_OUTS);
-  if (kvType !== 'f16' && kvType !== 'f32') throw new RangeError(`kv: got '${String(kvType)}', expected f16 or f32`);
+  checkKv(kvType);
   if (options.contextSize !== undefined) count('contextSize', options.contextSize, 1 << 24);
   signal?.throwIfAborted();
 
@@ -155,7 +161,7 @@ export async function loadModel(
     const device: Backend<Tensor> & WasmBackend = backend;
 
     const isChat = (prompt: Prompt): prompt is readonly ChatMessage[] =>
-      typeof prompt !== 'string' && typeof prompt[0] === 'object';
+      Array.isArray(prompt) && typeof prompt[0] === 'object';
 
     function tokensOf(prompt: Prompt, parseSpecial: boolean): ArrayLike<number> {
       if (typeof prompt === 'string') return tokenizer.encode(prompt, { addSpecial: true, parseSpecial });
@@ -169,6 +175,9 @@ export async function loadModel(
     }
 
     function checked(tokens: ArrayLike<number>, most: number): ArrayLike<number> {
+      if (typeof tokens !== 'object' || tokens === null || typeof tokens.length !== 'number') {
+        throw new TypeError(`prompt: got ${String(tokens)}, expected a text, messages or token ids`);
+      }
       if (tokens.length === 0) throw new RangeError('prompt: no tokens, expected at least one');
       if (tokens.length > most) {
         throw new RangeError(`prompt: ${tokens.length} tokens, expected at most ${most} (contextSize ${contextSize})`);
@@ -202,15 +211,17 @@ export async function loadModel(
       detokenize: (tokens, decodeOptions) => tokenizer.decode(tokens, decodeOptions),
       async logits(tokens, { kv: type = kvType, batch = MAX_OUTS } = {}) {
         live();
+        checkKv(type);
         count('batch', batch, MAX_OUTS);
         const { length } = checked(tokens, contextSize);
-        const own = createKvCache(device, config, type, length, 1);
-        const sequence = own.open();
-        sequence?.reserve(length);
-        const one = createStepper(device, config, weights, own, { maxRows: batch, maxOuts: batch, paramsStride: 64 });
         const result = new Float32Array(length * config.vocab);
+        const own = createKvCache(device, config, type, length, 1);
+        let one: Stepper | undefined;
         try {
+          (own.open() as KvSequence).reserve(length);
+          one = createStepper(device, config, weights, own, { maxRows: batch, maxOuts: batch, paramsStride: 64 });
           for (let from = 0; from < length; from += batch) {
+            live();
             const rows = Math.min(batch, length - from);
             for (let r = 0; r < rows; r++) {
               one.tokens[r] = tokens[from + r];
@@ -224,7 +235,7 @@ export async function loadModel(
             }
           }
         } finally {
-          one.dispose();
+          one?.dispose();
           own.dispose();
         }
         return result;
@@ -254,6 +265,10 @@ function openTokenizer(metadata: ReadonlyMap<string, unknown>, file: string): To
   } catch (error) {
     throw new GgufError(`${file}: ${(error as Error).message}`, undefined, { cause: error });
   }
+}
+
+function checkKv(type: KvType): void {
+  if (type !== 'f16' && type !== 'f32') throw new RangeError(`kv: got '${String(type)}', expected f16 or f32`);
 }
 
 function count(option: string, value: number, most: number): void {

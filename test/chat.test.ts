@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { Template } from '@huggingface/jinja';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { type ChatMessage, createChat, formatChat } from '../dist/chat.js';
+import { type ChatMessage, createChat } from '../dist/chat.js';
 import { compileTemplate } from '../dist/chat_template.js';
 import { createTokenizer } from '../dist/tokenizer/tokenizer.js';
 
@@ -103,10 +103,12 @@ describe('the prompt', () => {
     const both = createTokenizer(metadata(adds));
     for (const template of ["{{ bos_token + messages[0]['content'] }}", "{{ messages[0]['content'] }}"]) {
       const file = metadata({ ...adds, 'tokenizer.chat_template': template });
-      expect(formatChat([user('hi')], both, file)).toEqual([BOS, ...tokenizer.encode('hi')]);
+      expect(createChat(file, both).encode([user('hi')])).toEqual([BOS, ...tokenizer.encode('hi')]);
     }
     const none = createTokenizer(metadata({ 'tokenizer.ggml.add_bos_token': false }));
-    expect(formatChat([user('hi')], none, metadata({ 'tokenizer.chat_template': 'hi' }))).toEqual(none.encode('hi'));
+    expect(createChat(metadata({ 'tokenizer.chat_template': 'hi' }), none).encode([user('hi')])).toEqual(
+      none.encode('hi'),
+    );
   });
 
   it('is tokenised as one text', () => {

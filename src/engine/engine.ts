@@ -5,7 +5,7 @@ import { PICK_BYTES, type Pick, type ResolvedSampler, readPick, writeParams } fr
 
 /** What is asked of the engine: tokens to continue, and who hears of each new one. */
 export interface Request {
-  /** At least one token, fewer than the context has positions. */
+  /** At least one token, at most as many as the context has positions. */
   readonly prompt: ArrayLike<number>;
   /** At least 1. The context's end also ends a sequence. */
   readonly maxTokens: number;
@@ -20,7 +20,6 @@ export interface Request {
 
 /** When things happened to a sequence, in ms of performance.now(). */
 export interface Times {
-  submitted: number;
   started: number;
   firstToken: number;
   lastToken: number;
@@ -37,8 +36,6 @@ export interface Sequence {
 export interface Engine {
   /** Queues a request; it starts when a place in the cache is free. */
   submit(request: Request): Sequence;
-  /** Waiting and running sequences. */
-  readonly load: { readonly waiting: number; readonly running: number };
   /** Fails what waits and runs with `reason`; settles when no step is under way. */
   close(reason: Error): Promise<void>;
 }
@@ -87,37 +84,54 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
       running[i].place?.free();
       running.splice(i, 1);
     }
-    while (waiting.length > 0 && running.length < stepper.maxOuts) {
-      const entry = waiting[0];
-      if (!entry.ended) {
-        const place = kv.open();
-        if (place === undefined) return;
-        // All it can ever need, so that a running sequence never stops for want of blocks.
-        if (!place.reserve(Math.min(entry.tokens.length, kv.context))) {
-          place.free();
-          return;
-        }
-        entry.place = place;
-        entry.times.started = performance.now();
-        running.push(entry);
-      }
-      waiting.shift();
+    for (let i = 0; i < waiting.length; ) {
+      const entry = waiting[i];
+      if (entry.ended || admitted(entry)) waiting.splice(i, 1);
+      else if (!entry.request.ready()) i++;
+      else if (!makeRoom()) return;
     }
   }
 
-  /** Rows of one entry: positions [computed, computed + rows), the last with logits if it reaches the end. */
-  function addRows(entry: Entry, row: number, rows: number, outs: number): boolean {
-    for (let i = 0; i < rows; i++) {
+  /** Gives a sequence its place, for all that it can ever need: so a running one never stops for want of blocks. */
+  function admitted(entry: Entry): boolean {
+    if (running.length === stepper.maxOuts || !entry.request.ready()) return false;
+    const place = kv.open();
+    if (place === undefined) return false;
+    if (!place.reserve(Math.min(entry.tokens.length, kv.context))) {
+      place.free();
+      return false;
+    }
+    entry.place = place;
+    if (entry.generated === 0) entry.times.started = performance.now();
+    running.push(entry);
+    return true;
+  }
+
+  /** Puts a sequence whose reader is away back into the queue; it is computed again when the reader comes back. */
+  function makeRoom(): boolean {
+    const i = running.findIndex((entry) => !entry.request.ready());
+    if (i < 0) return false;
+    const [entry] = running.splice(i, 1);
+    entry.place?.free();
+    entry.place = undefined;
+    entry.computed = 0;
+    waiting.push(entry);
+    return true;
+  }
+
+  /** Rows of one entry: positions [computed, computed + count), the last with logits if it reaches the end. */
+  function addRows(entry: Entry, row: number, count: number, out: number): boolean {
+    for (let i = 0; i < count; i++) {
       const pos = entry.computed + i;
       stepper.tokens[row + i] = entry.tokens[pos];
       stepper.pos[row + i] = pos;
       stepper.sequence[row + i] = (entry.place as KvSequence).row;
     }
-    entry.computed += rows;
+    entry.computed += count;
     if (entry.computed < entry.length) return false;
-    stepper.index[outs] = row + rows - 1;
-    writeParams(stepper.params[outs], entry.request.sampler, entry.generated, entry.tokens, entry.length);
-    entry.out = outs;
+    stepper.index[out] = row + count - 1;
+    writeParams(stepper.params[out], entry.request.sampler, entry.generated, entry.tokens, entry.length);
+    entry.out = out;
     return true;
   }
 
@@ -197,7 +211,7 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
         place: undefined,
         ended: false,
         out: -1,
-        times: { submitted: now, started: now, firstToken: now, lastToken: now },
+        times: { started: now, firstToken: now, lastToken: now },
         cancel() {
           entry.ended = true;
           start();
@@ -207,9 +221,6 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
       waiting.push(entry);
       start();
       return entry;
-    },
-    get load() {
-      return { waiting: waiting.length, running: running.length };
     },
     async close(reason) {
       closed = reason;

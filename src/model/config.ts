@@ -203,6 +203,15 @@ function checkTensors(header: GgufHeader, c: Config, file: string): void {
       );
     }
   }
+  for (let layer = 0; layer < c.layers; layer++) {
+    for (const group of SHARED_INPUT) {
+      const [first, ...others] = group.map((name) => header.tensors.get(`blk.${layer}.${name}.weight`) as TensorInfo);
+      const other = others.find(({ type }) => type !== first.type);
+      if (other === undefined) continue;
+      const expected = `${first.type} like '${first.name}': they read the same activations`;
+      throw new GgufError(`${file}: tensor '${other.name}': type ${other.type}, expected ${expected}`, other.at);
+    }
+  }
   const freqs = header.tensors.get('rope_freqs.weight');
   if (freqs !== undefined) {
     checkType(freqs, file, ['F32']);
@@ -215,6 +224,11 @@ function checkTensors(header: GgufHeader, c: Config, file: string): void {
   }
 }
 
+/** Matrices of one input, which is prepared for one type. */
+const SHARED_INPUT = [
+  ['attn_q', 'attn_k', 'attn_v'],
+  ['ffn_gate', 'ffn_up'],
+];
 const NORM_TYPES = ['F32', 'F16'];
 const TABLE_TYPES = ['F16', 'BF16', 'F32'];
 const MATRIX_TYPES = ['I2_S', 'F16', 'BF16', 'F32'];

@@ -35,7 +35,7 @@ export interface Stepper extends StepLimits {
   dispose(): void;
 }
 
-/** Shapes kept. Decode needs one a batch size; the last piece of a prompt can have any length. */
+/** Shapes kept, some 30 KB each for a 2B model: one a number of decoding sequences, and those of the last pieces of prompts. */
 const MAX_SHAPES = 32;
 
 interface Shape<T extends Tensor> {
@@ -55,9 +55,14 @@ export function createStepper<T extends Tensor>(
   const { maxRows, maxOuts, paramsStride } = limits;
   const owned: T[] = [];
   const alloc = (bytes: number) => {
-    const tensor = backend.alloc(bytes);
-    owned.push(tensor);
-    return tensor;
+    try {
+      const tensor = backend.alloc(bytes);
+      owned.push(tensor);
+      return tensor;
+    } catch (error) {
+      for (const tensor of owned) backend.free(tensor);
+      throw error;
+    }
   };
   const context = kv.cache.maxBlocks * kv.cache.blockSize;
   const attnDim = c.heads * c.headDim;
@@ -118,18 +123,22 @@ export function createStepper<T extends Tensor>(
   }
 
   const shapes = new Map<number, Shape<T>>();
+  let lastKey = -1;
+  let lastShape: Shape<T>;
   function shapeFor(rows: number, outs: number, sample: boolean): Shape<T> {
     const key = (rows * (maxOuts + 1) + outs) * 2 + (sample ? 1 : 0);
-    let shape = shapes.get(key);
-    if (shape === undefined) {
-      shape = shapeOf(rows, outs, sample);
-      const [oldest] = shapes;
-      if (shapes.size >= MAX_SHAPES && oldest !== undefined) {
-        oldest[1].program.free();
-        shapes.delete(oldest[0]);
-      }
-      shapes.set(key, shape);
+    if (key === lastKey) return lastShape;
+    const shape = shapes.get(key) ?? shapeOf(rows, outs, sample);
+    // A map keeps the order of insertion: what was used last goes to its end, what goes is the first.
+    shapes.delete(key);
+    shapes.set(key, shape);
+    const [oldest] = shapes;
+    if (shapes.size > MAX_SHAPES) {
+      oldest[1].program.free();
+      shapes.delete(oldest[0]);
     }
+    lastKey = key;
+    lastShape = shape;
     return shape;
   }
 

@@ -24,13 +24,16 @@ interface ThreadEvents {
   onError(error: Error): void;
 }
 
+const DISPOSED = 'the backend was disposed';
+
 const isNode = typeof process === 'object' && process.versions.node !== undefined;
 
 async function startThread(events: ThreadEvents): Promise<Thread> {
   const url = new URL('./worker.js', import.meta.url);
   if (isNode) {
     const { Worker } = await import('node:worker_threads');
-    const worker = new Worker(url);
+    // The host's own arguments are not for it: with --input-type or -e it would not start.
+    const worker = new Worker(url, { execArgv: [] });
     worker.on('message', events.onReport);
     worker.on('error', events.onError);
     const ended = new Promise<void>((resolve) => worker.once('exit', () => resolve()));
@@ -61,19 +64,26 @@ export async function defaultThreads(): Promise<number> {
 /** One thread: programs run inline, in the caller's turn, and settle in the next one. */
 export function inlinePool(kernels: Kernels): Pool {
   const channel = isNode ? undefined : new MessageChannel();
+  /** Of the runs that have not settled, oldest first. */
+  const settle: (() => void)[] = [];
+  if (channel !== undefined) channel.port1.onmessage = () => settle.shift()?.();
+  let closed = false;
   return {
     threads: 1,
     run(list) {
+      if (closed) return Promise.reject(new Error(DISPOSED));
       return new Promise((resolve) => {
         kernels.runProgram(list, 0, 1);
         if (channel === undefined) setImmediate(resolve);
         else {
-          channel.port1.onmessage = () => resolve();
+          settle.push(resolve);
           channel.port2.postMessage(0);
         }
       });
     },
     async close() {
+      closed = true;
+      while (settle.length > 0) await new Promise((resolve) => setTimeout(resolve, 1));
       channel?.port1.close();
     },
   };
@@ -106,7 +116,7 @@ export async function workerPool(
 
   const events: ThreadEvents = {
     onReport(message) {
-      if (message < 0) {
+      if (message === -1) {
         if (++ready === threads) onReady();
         return;
       }
@@ -149,7 +159,7 @@ export async function workerPool(
       });
     },
     async close() {
-      failed ??= new Error('the backend was disposed');
+      failed ??= new Error(DISPOSED);
       while (current !== undefined) await new Promise((resolve) => setTimeout(resolve, 1));
       kernels.stop();
       for (const thread of pool) thread.keep(true);

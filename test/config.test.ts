@@ -1,0 +1,182 @@
+import { readFileSync } from 'node:fs';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { type GgufHeader, readHeader, type TensorInfo } from '../dist/gguf/header.js';
+import { openSource } from '../dist/gguf/source.js';
+import type { GgufValue } from '../dist/gguf/value.js';
+import { type Config, readConfig } from '../dist/model/config.js';
+import { ropeTable } from '../dist/model/step.js';
+
+// Each check of src/model/config.ts, on the header of a good file with one thing changed.
+
+const golden = new URL('./golden/models/tiny-bitnet-b1.58-i2_s.gguf', import.meta.url);
+let good: GgufHeader;
+
+beforeAll(async () => {
+  good = await readHeader(await openSource(new Uint8Array(readFileSync(golden))));
+});
+
+type Keys = Record<string, GgufValue | undefined>;
+type Tensors = Record<string, Partial<TensorInfo> | undefined>;
+
+/** `keys` of the architecture (or full ones) and `tensors` set, or taken away where undefined. */
+function changed(keys: Keys = {}, tensors: Tensors = {}): GgufHeader {
+  const metadata = new Map(good.metadata);
+  for (const [name, value] of Object.entries(keys)) {
+    const key = /^(general|tokenizer|bitnet)\./.test(name) ? name : `bitnet-b1.58.${name}`;
+    if (value === undefined) metadata.delete(key);
+    else metadata.set(key, value);
+  }
+  const all = new Map(good.tensors);
+  for (const [name, change] of Object.entries(tensors)) {
+    const base = all.get(name) ?? { name, type: 'F32', typeId: 0, dims: [1], at: 0, bytes: 4 };
+    if (change === undefined) all.delete(name);
+    else all.set(name, { ...base, ...change });
+  }
+  return { ...good, metadata, tensors: all };
+}
+
+const refusals: [string, Keys, Tensors, string][] = [
+  ['no architecture', { 'general.architecture': undefined }, {}, 'general.architecture is missing'],
+  [
+    'another architecture',
+    { 'general.architecture': 'gpt2' },
+    {},
+    "'gpt2', expected one of bitnet-b1.58, bitnet-25, bitnet",
+  ],
+  ['a missing key', { block_count: undefined }, {}, 'key bitnet-b1.58.block_count is missing'],
+  [
+    'a key that is text',
+    { block_count: '4' },
+    {},
+    'key bitnet-b1.58.block_count: 4, expected a whole number from 1 to 1000',
+  ],
+  ['no heads', { 'attention.head_count': 0 }, {}, 'attention.head_count: 0, expected a whole number'],
+  ['a fraction', { embedding_length: 25.5 }, {}, 'embedding_length: 25.5, expected a whole number'],
+  ['eps 0', { 'attention.layer_norm_rms_epsilon': 0 }, {}, 'layer_norm_rms_epsilon: 0, expected a number above 0'],
+  [
+    'heads that kv heads do not divide',
+    { 'attention.head_count_kv': 3 },
+    {},
+    'head_count 4, expected a multiple of head_count_kv 3',
+  ],
+  ['a head of 62', { 'attention.key_length': 62 }, {}, 'head dimension 62, expected a multiple of 4'],
+  ['values unlike keys', { 'attention.value_length': 32 }, {}, 'value_length 32, expected key_length 64'],
+  ['an odd rotation', { 'rope.dimension_count': 63 }, {}, 'rope dimension 63, expected even and at most 64'],
+  ['a rotation beyond the head', { 'rope.dimension_count': 66 }, {}, 'rope dimension 66, expected even and at most 64'],
+  ['yarn', { 'rope.scaling.type': 'yarn' }, {}, "rope scaling 'yarn' by 1, expected none, or linear"],
+  ['a strange activation', { hidden_activation: 'tanh' }, {}, "hidden_activation: 'tanh', expected relu2 or silu"],
+  ['another vocabulary', { 'tokenizer.ggml.tokens': ['a', 'b'] }, {}, 'tokenizer.ggml.tokens: 2 tokens, expected 512'],
+  ['no embedding', {}, { 'token_embd.weight': undefined }, 'tensor token_embd.weight is missing'],
+  ['a missing sub-norm', {}, { 'blk.1.ffn_sub_norm.weight': undefined }, "tensor 'blk.1.ffn_sub_norm.weight' missing"],
+  ['a missing layer', { block_count: 5 }, {}, "tensors 'blk.4.attn_q.weight', 'blk.4.attn_k.weight'"],
+  ['an extra layer', { block_count: 3 }, {}, "tensors 'blk.3."],
+  ['a bias', {}, { 'blk.0.attn_q.bias': {} }, "tensor 'blk.0.attn_q.bias' not used by bitnet-b1.58"],
+  [
+    'a swapped shape',
+    {},
+    { 'blk.0.ffn_up.weight': { dims: [512, 256] } },
+    "'blk.0.ffn_up.weight': shape [512, 256], expected [256, 512]",
+  ],
+  ['a short norm', {}, { 'output_norm.weight': { dims: [255] } }, "'output_norm.weight': shape [255], expected [256]"],
+  [
+    'a type that is not read',
+    {},
+    { 'blk.0.attn_q.weight': { type: 'TQ2_0' } },
+    'type TQ2_0, which this version does not read yet',
+  ],
+  ['a ternary embedding', {}, { 'token_embd.weight': { type: 'I2_S' } }, 'type I2_S, expected F16, BF16, F32'],
+  [
+    'q and v of two types',
+    {},
+    { 'blk.2.attn_v.weight': { type: 'F16' } },
+    "'blk.2.attn_v.weight': type F16, expected I2_S like 'blk.2.attn_q.weight'",
+  ],
+  [
+    'gate and up of two types',
+    {},
+    { 'blk.0.ffn_up.weight': { type: 'F16' } },
+    "'blk.0.ffn_up.weight': type F16, expected I2_S like",
+  ],
+  [
+    'frequencies of another head',
+    {},
+    { 'rope_freqs.weight': { dims: [31] } },
+    "'rope_freqs.weight': shape [31], expected [32]",
+  ],
+];
+
+describe('readConfig', () => {
+  it('reads a good file', () => {
+    expect(readConfig(good, 'm.gguf')).toMatchObject({
+      ...{
+        architecture: 'bitnet-b1.58',
+        vocab: 512,
+        dim: 256,
+        layers: 4,
+        ffnDim: 512,
+        heads: 4,
+        kvHeads: 2,
+        headDim: 64,
+      },
+      ...{
+        ropeDim: 64,
+        ropeBase: 10_000,
+        ropeFactor: 1,
+        contextLength: 256,
+        activation: 'relu2',
+        headTensor: 'token_embd.weight',
+      },
+    });
+  });
+
+  it.each(refusals)('refuses %s', (_what, keys, tensors, message) => {
+    const read = () => readConfig(changed(keys, tensors), 'm.gguf');
+    expect(read).toThrow(message);
+    expect(read).toThrow(/^m\.gguf: /);
+  });
+
+  it.each([
+    ['bitnet', {}, 'silu'],
+    ['bitnet', { 'bitnet.hidden_activation': 'relu2' }, 'relu2'],
+    ['bitnet-25', {}, 'relu2'],
+  ] as const)('%s with %j has %s', (architecture, keys, activation) => {
+    const metadata = new Map(
+      [...changed(keys).metadata].map(([key, value]) => [key.replace('bitnet-b1.58.', `${architecture}.`), value]),
+    );
+    metadata.set('general.architecture', architecture);
+    const header = { ...good, metadata };
+    expect(readConfig(header, 'm.gguf').activation).toBe(activation);
+    expect(readConfig(header, 'm.gguf', 'relu2').activation).toBe('relu2');
+  });
+
+  it('ignores an output.weight, with a warning, where the family does', () => {
+    const config = readConfig(changed({}, { 'output.weight': { dims: [256, 512], type: 'F16' } }), 'm.gguf');
+    expect(config.headTensor).toBe('token_embd.weight');
+    expect(config.warnings.join()).toContain('output.weight is ignored');
+  });
+});
+
+describe('ropeTable', () => {
+  const config = (change: Partial<Config> = {}): Config => ({ ...readConfig(good, 'm.gguf'), ...change });
+  const angle = (table: Float32Array, pos: number, i: number) => [table[pos * 64 + 2 * i], table[pos * 64 + 2 * i + 1]];
+
+  it('turns pair i of position p by p base^(-2i / dim)', () => {
+    const [cos, sin] = angle(ropeTable(config(), undefined, 8), 5, 3);
+    const theta = 5 * 10_000 ** (-6 / 64);
+    expect(cos).toBeCloseTo(Math.cos(theta), 5);
+    expect(sin).toBeCloseTo(Math.sin(theta), 5);
+  });
+
+  it('divides positions by the factor of linear scaling', () => {
+    const scaled = readConfig(changed({ 'rope.scaling.type': 'linear', 'rope.scaling.factor': 4 }), 'm.gguf');
+    expect(scaled.ropeFactor).toBe(4);
+    expect(angle(ropeTable(scaled, undefined, 9), 8, 2)).toEqual(angle(ropeTable(config(), undefined, 9), 2, 2));
+  });
+
+  it('divides each angle by its entry in rope_freqs', () => {
+    const freqs = Float32Array.from({ length: 32 }, (_, i) => (i === 3 ? 2 : 1));
+    const [plain, divided] = [ropeTable(config(), undefined, 9), ropeTable(config(), freqs, 9)];
+    expect(angle(divided, 8, 3)).toEqual(angle(plain, 4, 3));
+    expect(angle(divided, 8, 2)).toEqual(angle(plain, 8, 2));
+  });
+});

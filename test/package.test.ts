@@ -1,0 +1,76 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+
+// The package as it is published: packed, installed into an empty folder, used from there.
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const MAX_MB = 12;
+let folder: string;
+let installed: string;
+
+beforeAll(() => {
+  folder = mkdtempSync(join(root, 'node_modules', '.package-test-'));
+  const quiet = { cwd: folder, stdio: ['ignore', 'pipe', 'ignore'] as ('ignore' | 'pipe')[] };
+  const packed = execFileSync('npm', ['pack', root, '--ignore-scripts', '--json'], quiet).toString();
+  const [{ filename, unpackedSize }] = JSON.parse(packed) as [{ filename: string; unpackedSize: number }];
+  expect(unpackedSize / 1e6).toBeLessThan(MAX_MB);
+  // Unpacked by hand: the dependencies are found in the folder above.
+  installed = join(folder, 'node_modules', 'ternlm');
+  execFileSync('mkdir', ['-p', installed]);
+  execFileSync('tar', ['xzf', join(folder, filename), '-C', installed, '--strip-components=1']);
+}, 60_000);
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const run = (args: string[]) => execFileSync(process.execPath, args, { cwd: folder }).toString();
+
+describe('the packed package', () => {
+  it('writes with its demo model, from a module and from a text given to node', () => {
+    const code = `import { demoModel, loadModel } from 'ternlm';
+      const model = await loadModel(demoModel, { threads: 2 });
+      const { text } = await model.complete('Once upon a time', { temperature: 0, maxTokens: 8 });
+      await model.dispose();
+      console.log(text.length > 8);`;
+    writeFileSync(join(folder, 'use.mjs'), code);
+    expect(run(['use.mjs'])).toBe('true\n');
+    expect(run(['--input-type=module', '-e', code])).toBe('true\n');
+  });
+
+  it('has its command', () => {
+    expect(run([join(installed, 'dist/cli/main.js'), '--version'])).toMatch(/^ternlm \d+\.\d+\.\d+\n$/);
+  });
+
+  it('has types that hold without skipLibCheck and refuse what is wrong', () => {
+    const tsc = join(root, 'node_modules/typescript/bin/tsc');
+    const check = (code: string) => {
+      writeFileSync(join(folder, 'use.mts'), code);
+      const flags = [
+        '--noEmit',
+        '--ignoreConfig',
+        '--strict',
+        '--module',
+        'nodenext',
+        '--target',
+        'es2022',
+        '--lib',
+        'es2022,dom,esnext.disposable',
+        '--types',
+        '',
+      ];
+      try {
+        return run([tsc, ...flags, 'use.mts']);
+      } catch (error) {
+        return (error as { stdout: Buffer }).stdout.toString();
+      }
+    };
+    expect(check("import { loadModel } from 'ternlm'; await loadModel('m.gguf', { tier: 'simd', threads: 2 });")).toBe(
+      '',
+    );
+    expect(check("import { loadModel } from 'ternlm'; await loadModel('m.gguf', { tier: 'fast' });")).toContain(
+      '\'"fast"\'',
+    );
+  });
+});
