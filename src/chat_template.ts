@@ -20,10 +20,13 @@ export interface TemplateLimits {
 }
 
 export const defaultLimits: TemplateLimits = {
+  // The longest known ones, with tools, have some 20 KiB.
   maxTemplate: 256 * 1024,
   // A known template takes some 60 nodes and reads a content a few times for each message.
   maxSteps: (messages, units) => 200_000 + 500 * messages + units,
+  // A conversation with some room for what a template adds to each message.
   maxOutput: (messages, units) => 2 ** 20 + 1024 * messages + 4 * units,
+  // Far above what people write, far below what the stack of any engine holds.
   maxDepth: 400,
 };
 

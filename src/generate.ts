@@ -49,7 +49,7 @@ export interface Completion {
   readonly timings: Timings;
 }
 
-/** Tokens that wait for their reader before its sequence pauses. */
+/** Tokens that wait for their reader before its sequence pauses: enough for a reader that lags for a step or two (not tuned). */
 const MAX_UNREAD = 8;
 
 /** Options checked against the model; throws a RangeError or TypeError that names the option. */

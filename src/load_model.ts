@@ -7,7 +7,7 @@ import { type Completion, type GenerateOptions, generate, resolveOptions, type T
 import { GgufError } from './gguf/error.ts';
 import { readHeader } from './gguf/header.ts';
 import { openSource } from './gguf/source.ts';
-import { type Activation, readConfig } from './model/config.ts';
+import { type Activation, type Config, readConfig } from './model/config.ts';
 import { createKvCache, type KvSequence, kvBlockBytes } from './model/kv_cache.ts';
 import { createStepper, type Stepper } from './model/step.ts';
 import { type LoadProgress, loadWeights } from './model/weights.ts';
@@ -129,7 +129,7 @@ export async function loadModel(
     if (contextSize > config.contextLength) {
       warnings.push(`contextSize ${contextSize} is more than the ${config.contextLength} positions of the training`);
     }
-    const kv = createKvCache(backend, config, kvType, contextSize, parallel);
+    const kv = openCache(backend, config, kvType, contextSize, parallel);
     const limits = { maxRows: MAX_ROWS, maxOuts: parallel, paramsStride: paramsBytes(contextSize + 1) };
     const stepper = createStepper(backend, config, weights, kv, limits);
     const engine = createEngine(stepper, kv);
@@ -264,6 +264,15 @@ function openTokenizer(metadata: ReadonlyMap<string, unknown>, file: string): To
     return createTokenizer(metadata);
   } catch (error) {
     throw new GgufError(`${file}: ${(error as Error).message}`, undefined, { cause: error });
+  }
+}
+
+function openCache(backend: WasmBackend, config: Config, type: KvType, contextSize: number, parallel: number) {
+  try {
+    return createKvCache(backend, config, type, contextSize, parallel);
+  } catch (error) {
+    const what = `contextSize: ${contextSize} positions of ${parallel} sequences do not fit`;
+    throw new RangeError(`${what}; ${(error as Error).message}`, { cause: error });
   }
 }
 

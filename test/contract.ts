@@ -480,7 +480,7 @@ function attentionCase(r: Random, kvType: KvType, shape: HeadShape, places: [num
   return { build, cacheBound, outputOf };
 }
 
-/** Barriers: the same bits whether ops follow each other in one program or wait for each other in eight, every time. */
+/** Barriers: the same bits whether ops follow each other in one program or wait for each other in programs of their own. */
 async function layerContract(backend: Backend, r: Random): Promise<void> {
   const [rows, dim, ffn, heads, kvHeads, headDim, vocab] = [5, 256, 640, 4, 2, 64, 127];
   const put = (x: Float32Array | Int32Array | Uint8Array): Tensor => {

@@ -122,6 +122,9 @@ export function loadOptions(given: Arguments, threads: number | undefined = give
 /** @throws RangeError naming the option of the library; `flagged` turns it into the flag */
 export function generateOptions(given: Arguments): GenerateOptions {
   const most = given.number('n-predict');
+  if (most !== undefined && most !== -1 && most < 1) {
+    throw new UsageError(`--n-predict: expected a whole number from 1 up, or -1, got ${most}`);
+  }
   const options: GenerateOptions = {
     maxTokens: most === -1 ? undefined : most,
     stop: given.texts('stop').map(unescaped),

@@ -23,7 +23,8 @@ export const run: Verb = {
   summary: 'continue a text',
   about: `Continues a text. A single argument is the model if it is a file, ends in .gguf
 or is an address; otherwise it is the prompt, for the demo model. Without a
-prompt it is read from stdin.
+prompt it is read from stdin; with nothing at all the demo model begins with
+"Once upon a time".
 
 Only the text goes to stdout; figures and errors go to stderr. On a terminal the
 prompt is shown before its continuation; elsewhere the continuation stands alone
@@ -112,13 +113,21 @@ async function inputsOf(given: Arguments): Promise<{ input: string | undefined; 
 
   const typed = flagPrompt ?? positionals[0];
   if (typed !== undefined) return { input, prompt: typed };
-  if (file !== undefined) return { input, prompt: withoutLineEnd(await readFile(file, 'utf8')) };
+  if (file !== undefined) return { input, prompt: withoutLineEnd(await readPrompt(file)) };
   const piped = process.stdin.isTTY === true ? '' : withoutLineEnd(await readStdin());
   if (piped !== '') return { input, prompt: piped };
   if (input === undefined) return { input, prompt: DEMO_PROMPT };
   throw new UsageError(
     'run: no prompt; give it in quotes, with -p or -f, or on stdin; to talk with the model: ternlm chat',
   );
+}
+
+async function readPrompt(file: string): Promise<string> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (error) {
+    throw Object.assign(error as Error, { path: file }); // reading a folder fails without a path
+  }
 }
 
 /** A file ends with a line break that is no part of the prompt. */

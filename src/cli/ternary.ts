@@ -1,4 +1,5 @@
 import type { GgufHeader } from '../gguf/header.ts';
+import { TAIL_BYTES } from '../gguf/layouts/i2_s.ts';
 import type { Source } from '../gguf/source.ts';
 
 /** How the weights of an I2_S tensor are spread. */
@@ -13,8 +14,6 @@ export interface TernaryShare {
 }
 
 const PIECE_BYTES = 4 << 20;
-/** The scale and its padding; see src/gguf/layouts/i2_s.ts. */
-const TAIL_BYTES = 32;
 
 /** Counts the weights of every I2_S tensor, by name; reads the file in pieces. */
 export async function countTernary(

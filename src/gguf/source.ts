@@ -16,7 +16,7 @@ export interface Source {
   close(): Promise<void>;
 }
 
-/** Bytes of one block of a body that is kept in memory. */
+/** Bytes of one block of a body that is kept in memory: few blocks, and none too large for a fragmented heap (not tuned). */
 const BLOCK_BYTES = 8 << 20;
 /** Most bytes asked of one file read; the operating systems stop short of 2^31. */
 const READ_BYTES = 1 << 30;
@@ -58,12 +58,13 @@ export async function openSource(
 
 async function open(input: string | URL | Blob | Uint8Array | ArrayBuffer, signal?: AbortSignal): Promise<Source> {
   if (typeof input === 'string') {
-    return /^(https?|file):\/\//i.test(input) ? open(new URL(input), signal) : openFile(input, input);
+    // A letter alone before the colon is a drive.
+    return /^[a-z][a-z0-9+.-]+:\/\//i.test(input) ? open(new URL(input), signal) : openFile(input, input);
   }
   if (input instanceof URL) {
     if (input.protocol === 'file:') return openFile(input, input.pathname);
     if (/^https?:$/.test(input.protocol)) return openUrl(input, signal);
-    throw new GgufError(`${input.protocol} address, expected http, https or file`);
+    throw new GgufError(`${input.href}: ${input.protocol} address, expected a path, or an http, https or file address`);
   }
   if (input instanceof Blob) return openBlob(input);
   return openBytes(ArrayBuffer.isView(input) ? input : new Uint8Array(input));

@@ -1,7 +1,7 @@
 import type { Backend, Matrix, Norm, Tensor, WeightType } from '../backend/backend.ts';
 import { GgufError } from '../gguf/error.ts';
 import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
-import { checkCodes, readScale } from '../gguf/layouts/i2_s.ts';
+import { checkCodes, readScale, TAIL_BYTES } from '../gguf/layouts/i2_s.ts';
 import { decode } from '../gguf/layouts.ts';
 import type { Source } from '../gguf/source.ts';
 import type { Config } from './config.ts';
@@ -102,7 +102,7 @@ export async function loadWeights<T extends Tensor>(
  * both are multiples of 32, as pieces are, so that no piece ends inside the latter.
  */
 function checkTernary(info: TensorInfo, at: number, piece: Uint8Array, file: string): void {
-  const codeBytes = info.bytes - 32;
+  const codeBytes = info.bytes - TAIL_BYTES;
   const where = `${file}: tensor '${info.name}'`;
   const codes = Math.min(piece.length, Math.max(0, codeBytes - at));
   const bad = checkCodes(piece.subarray(0, codes));

@@ -55,7 +55,10 @@ async function startThread(events: ThreadEvents): Promise<Thread> {
   };
 }
 
-/** As many threads as the system says can run at once, at most 16. */
+/**
+ * As many threads as the system says can run at once; at most 16, since decoding waits for memory, which fewer cores already
+ * saturate, and each thread more lengthens every barrier (not measured beyond 2).
+ */
 export async function defaultThreads(): Promise<number> {
   const cores = isNode ? (await import('node:os')).availableParallelism() : navigator.hardwareConcurrency;
   return Math.max(1, Math.min(16, cores));

@@ -16,7 +16,6 @@ export interface TierChoice {
 /** Best first. */
 const TIERS: readonly Tier[] = ['relaxed', 'simd'];
 
-/** Decoded, since the first tier that works is wanted once a process. */
 const bytesOf = (tier: Tier): Uint8Array<ArrayBuffer> =>
   Uint8Array.from(atob(kernels[tier]), (char) => char.charCodeAt(0));
 

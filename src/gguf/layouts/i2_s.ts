@@ -18,7 +18,8 @@ export const id = 36;
 /** Row length must be a multiple of this. */
 export const rowMultiple = 128;
 
-const TAIL_BYTES = 32;
+/** Bytes behind the codes, of which the first four are the scale. */
+export const TAIL_BYTES = 32;
 
 /** Bytes of a tensor of dims (ne0 first), the tail with the scale included. */
 export function sizeBytes(dims: readonly number[]): number {
