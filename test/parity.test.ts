@@ -40,6 +40,10 @@ describe.each([
     it.each([1, 5, 16])('agrees with native step and batch, %d rows at a time', async (batch) => {
       const actual = await model.logits(TOKENS, { kv: 'f32', batch });
       const step = floats(golden(`logits/${logits}.step.kv-f32.f32`));
+      const worst = actual.reduce((most, x, i) => Math.max(most, Math.abs(x - step[i])), 0);
+      console.info(
+        `${logits}, ${tier}, ${threads} threads, ${batch} rows: at most ${worst.toExponential(1)} from native step`,
+      );
       for (const kind of ['step', 'batch']) {
         const expected = floats(golden(`logits/${logits}.${kind}.kv-f32.f32`));
         // The native batch rounds otherwise than the native step: by so much its own two files disagree.
