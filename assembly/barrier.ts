@@ -3,11 +3,14 @@
 //   barrier   +0 arrived   +4 generation   +8 sleepers on the generation
 //   signal                  +0 value        +4 sleepers on the value
 //
-// A round trip costs 0.2 us while spinning and 4-60 us once a thread sleeps, and a pure spin loses a whole scheduler slice
-// when there are fewer free cores than threads: so spin a bounded while, then wait. A sleeper counts itself before it
-// waits, and wait compares the value, so a publisher that sees no sleeper cannot lose a wake-up.
+// A barrier costs 0.3 us while spinning (`npm run bench -- barrier`), a sleep and its wake-up far more, and a pure spin loses
+// a whole scheduler slice when there are fewer free cores than threads: so spin a bounded while, then wait. A sleeper counts
+// itself before it waits, and wait compares the value, so a publisher that sees no sleeper cannot lose a wake-up.
 
-/** About 60 us on a 2.5 GHz Xeon (Node 20, measured November 2026): longer than the gap between two commands. */
+/**
+ * 10 us on Node 24, 20 on Node 20 (2.5 GHz Xeon, November 2026, `npm run bench -- barrier`): some thirty barriers long. Not tuned
+ * against other budgets.
+ */
 const SPINS: i32 = 20000;
 
 /** Returns when `count` threads have called it. */

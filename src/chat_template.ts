@@ -20,7 +20,7 @@ export interface TemplateLimits {
 }
 
 export const defaultLimits: TemplateLimits = {
-  // The longest known ones, with tools, have some 20 KiB.
+  // Ours has a few hundred bytes; room for long ones with tools, not for what takes seconds to parse.
   maxTemplate: 256 * 1024,
   // A known template takes some 60 nodes and reads a content a few times for each message.
   maxSteps: (messages, units) => 200_000 + 500 * messages + units,

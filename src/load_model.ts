@@ -23,7 +23,7 @@ export interface LoadModelOptions {
   readonly contextSize?: number;
   /**
    * Sequences computed at once, 1 to 16; further ones wait until one ends or its reader pauses. Their cache is taken from the
-   * system as it fills. Default 4: two cores are busy with that many.
+   * system as it fills. Default 4 (not tuned).
    */
   readonly parallel?: number;
   /** How keys and values are stored. Default 'f16'. */
