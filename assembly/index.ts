@@ -1,6 +1,7 @@
-// The wasm ABI. `fillConstants` once per memory; then either `runProgram` inline, or `serve` on every thread and `start`
+// The wasm ABI. `enterThread` once per instance; then either `runProgram` inline, or `serve` on every thread and `start`
 // and `stop` on the host.
-export { fillConstants } from './lanes';
+export { THREAD_BYTES, enterThread } from './lanes';
+export { bitLinearScratchBytes } from './kernels/bit_linear';
 export {
   ATTENTION, BARRIER, EMBED, GLU, LINEAR, PREPARE, ROPE, SAMPLE, runProgram, serve, start, stop,
 } from './program';

@@ -1,5 +1,4 @@
-// Shared lane arithmetic. Everything here is inlined into the kernels; the tier-dependent dot at the end is the one place
-// where tiers differ.
+// Shared lane arithmetic, inlined into the kernels, and the constants and scratch of a thread.
 
 /** Sum of four i32 lanes. */
 // @ts-ignore: decorator
@@ -88,143 +87,45 @@ export const F16_BIAS: f32 = reinterpret<f32>(0x77800000);
   return v128.and(scaled, f32x4.ge(x, f32x4.splat(-87.33654)));
 }
 
-// Constants that inner loops keep in registers. V8 rebuilds a v128 literal at every use (three
-// instructions; 13.8 against 15.1 GB/s in a prototype of a dot kernel, on an EPYC with Zen 5), so they lie in memory and are loaded once per call. `fillConstants` writes them.
+// Each thread has a piece of low memory of its own, `thread`: constants that inner loops keep in registers, and a place for
+// accumulators. V8 rebuilds a v128 literal at every use (three instructions), so literals lie in memory and are loaded once a
+// call. Kernels copy the global to a local first: with the global read again at each use, V8's revectoriser finds no adjacent
+// stores to start from.
 //
-//   +0 03 x16   +16 0c x16   +32 00c0 x8   +48 0030 x8   +64 000c x8   +80 0003 x8   +96 8fffffff x4
-const CONSTANTS: usize = 1024;
+//   +0    accumulators, 256 bytes   +256  dots of a tile, i32x4 [2]   +288  what touching read
+//   +320  03 x32    +352 0c x32     +384  8fffffff x8
+//   +416  00c0 x8   +432 0030 x8    +448  000c x8   +464 0003 x8   +480 4001 x8
+export let thread: usize = 0;
 
-export function fillConstants(): void {
-  v128.store(CONSTANTS, i8x16.splat(3));
-  v128.store(CONSTANTS, i8x16.splat(12), 16);
-  v128.store(CONSTANTS, i16x8.splat(0xc0), 32);
-  v128.store(CONSTANTS, i16x8.splat(0x30), 48);
-  v128.store(CONSTANTS, i16x8.splat(0x0c), 64);
-  v128.store(CONSTANTS, i16x8.splat(0x03), 80);
-  v128.store(CONSTANTS, i32x4.splat(0x8fffffff), 96);
+/** Low memory of the threads starts here; a thread has THREAD_BYTES of it. */
+const THREADS_AT: usize = 4096;
+export const THREAD_BYTES: i32 = 512;
+
+/** Makes this instance thread `index`, once before anything else. */
+export function enterThread(index: i32): void {
+  thread = THREADS_AT + <usize>(index * THREAD_BYTES);
+  const at = thread;
+  memory.fill(at + 320, 3, 32);
+  memory.fill(at + 352, 12, 32);
+  v128.store(at, i32x4.splat(0x8fffffff), 384);
+  v128.store(at, i32x4.splat(0x8fffffff), 400);
+  v128.store(at, i16x8.splat(0xc0), 416);
+  v128.store(at, i16x8.splat(0x30), 432);
+  v128.store(at, i16x8.splat(0x0c), 448);
+  v128.store(at, i16x8.splat(0x03), 464);
+  v128.store(at, i16x8.splat(0x4001), 480);
 }
 
 /** The mask that `f16Low` and `f16High` want. */
 // @ts-ignore: decorator
 @inline export function f16Mask(): v128 {
-  return v128.load(CONSTANTS, 96);
+  return v128.load(thread, 384);
 }
 
-// The ternary dot. Weights are I2_S: 128 codes (0, 1, 2 = weight + 1) in 32 bytes, byte p holding those of
-// k = p, 32 + p, 64 + p, 96 + p from the top bits down. Sums are of code * activation; the caller subtracts the sum of
-// the activations. Integers throughout, so both tiers give the same number.
-//
-// Activations, for each 128 k:
-//   relaxed  int8 [128] in order
-//   simd     int16 [half 2][odd 2][field 4][8]: k = 32 field + 16 half + 2 i + odd, times 4^field. The weights' four
-//            fields are only masked, never shifted, so they carry 64, 16, 4, 1 and the product always 64.
-
-/** Bytes of one activation in the layout above. */
+/** [sum of a, sum of b, sum of c, sum of d], i32 lanes. */
 // @ts-ignore: decorator
-@inline export const ACTIVATION_BYTES: i32 = ASC_FEATURE_RELAXED_SIMD ? 1 : 2;
-
-/** Sums of two rows of `cols` codes at w0 and w1: the first in the low, the second in the high half of the result. */
-// @ts-ignore: decorator
-@inline export function bitDot2(w0: usize, w1: usize, act: usize, cols: i32): i64 {
-  const end = w0 + <usize>(cols >> 2);
-  let s0 = i32x4.splat(0), s1 = i32x4.splat(0);
-  if (ASC_FEATURE_RELAXED_SIMD) {
-    // relaxed_dot<i16> multiplies int8 by 7-bit codes and adds neighbours into i16: at most 2 * 2 * 127 = 508. Masking with
-    // 3 and with 12 (codes times 4) saves a shift per field; so a and b grow by up to 1016 and 4064 a step of 64 weights,
-    // and 8 steps fit an i16. pmaddubsw on x86: exact on every engine since neither operand leaves its range.
-    const three = v128.load(CONSTANTS), twelve = v128.load(CONSTANTS, 16);
-    while (w0 < end) {
-      let a0 = i16x8.splat(0), b0 = i16x8.splat(0), a1 = i16x8.splat(0), b1 = i16x8.splat(0);
-      const stop = min(w0 + 4 * 32, end);
-      while (w0 < stop) {
-        let x0 = v128.load(w0), x1 = v128.load(w1);
-        let y0 = i16x8.shr_u(x0, 4), y1 = i16x8.shr_u(x1, 4);
-        let k = v128.load(act, 0);
-        b0 = i16x8.add(b0, v128.relaxed_dot<i16>(k, v128.and(y0, twelve)));
-        b1 = i16x8.add(b1, v128.relaxed_dot<i16>(k, v128.and(y1, twelve)));
-        k = v128.load(act, 32);
-        a0 = i16x8.add(a0, v128.relaxed_dot<i16>(k, v128.and(y0, three)));
-        a1 = i16x8.add(a1, v128.relaxed_dot<i16>(k, v128.and(y1, three)));
-        k = v128.load(act, 64);
-        b0 = i16x8.add(b0, v128.relaxed_dot<i16>(k, v128.and(x0, twelve)));
-        b1 = i16x8.add(b1, v128.relaxed_dot<i16>(k, v128.and(x1, twelve)));
-        k = v128.load(act, 96);
-        a0 = i16x8.add(a0, v128.relaxed_dot<i16>(k, v128.and(x0, three)));
-        a1 = i16x8.add(a1, v128.relaxed_dot<i16>(k, v128.and(x1, three)));
-
-        x0 = v128.load(w0, 16); x1 = v128.load(w1, 16);
-        y0 = i16x8.shr_u(x0, 4); y1 = i16x8.shr_u(x1, 4);
-        k = v128.load(act, 16);
-        b0 = i16x8.add(b0, v128.relaxed_dot<i16>(k, v128.and(y0, twelve)));
-        b1 = i16x8.add(b1, v128.relaxed_dot<i16>(k, v128.and(y1, twelve)));
-        k = v128.load(act, 48);
-        a0 = i16x8.add(a0, v128.relaxed_dot<i16>(k, v128.and(y0, three)));
-        a1 = i16x8.add(a1, v128.relaxed_dot<i16>(k, v128.and(y1, three)));
-        k = v128.load(act, 80);
-        b0 = i16x8.add(b0, v128.relaxed_dot<i16>(k, v128.and(x0, twelve)));
-        b1 = i16x8.add(b1, v128.relaxed_dot<i16>(k, v128.and(x1, twelve)));
-        k = v128.load(act, 112);
-        a0 = i16x8.add(a0, v128.relaxed_dot<i16>(k, v128.and(x0, three)));
-        a1 = i16x8.add(a1, v128.relaxed_dot<i16>(k, v128.and(x1, three)));
-        w0 += 32; w1 += 32; act += 128;
-      }
-      s0 = i32x4.add(s0, i32x4.add(i32x4.extadd_pairwise_i16x8_s(a0), i32x4.shr_s(i32x4.extadd_pairwise_i16x8_s(b0), 2)));
-      s1 = i32x4.add(s1, i32x4.add(i32x4.extadd_pairwise_i16x8_s(a1), i32x4.shr_s(i32x4.extadd_pairwise_i16x8_s(b1), 2)));
-    }
-    return (<i64>sumI32x4(s1) << 32) | <i64><u32>sumI32x4(s0);
-  }
-  let t0 = i32x4.splat(0), t1 = i32x4.splat(0);
-  const m0 = v128.load(CONSTANTS, 32), m1 = v128.load(CONSTANTS, 48), m2 = v128.load(CONSTANTS, 64), m3 = v128.load(CONSTANTS, 80);
-  while (w0 < end) {
-    for (let half: usize = 0; half < 32; half += 16) {
-      let x0 = v128.load(w0 + half), x1 = v128.load(w1 + half);
-      let k = v128.load(act, 0);
-      s0 = i32x4.add(s0, i32x4.dot_i16x8_s(v128.and(x0, m0), k));
-      s1 = i32x4.add(s1, i32x4.dot_i16x8_s(v128.and(x1, m0), k));
-      k = v128.load(act, 16);
-      t0 = i32x4.add(t0, i32x4.dot_i16x8_s(v128.and(x0, m1), k));
-      t1 = i32x4.add(t1, i32x4.dot_i16x8_s(v128.and(x1, m1), k));
-      k = v128.load(act, 32);
-      s0 = i32x4.add(s0, i32x4.dot_i16x8_s(v128.and(x0, m2), k));
-      s1 = i32x4.add(s1, i32x4.dot_i16x8_s(v128.and(x1, m2), k));
-      k = v128.load(act, 48);
-      t0 = i32x4.add(t0, i32x4.dot_i16x8_s(v128.and(x0, m3), k));
-      t1 = i32x4.add(t1, i32x4.dot_i16x8_s(v128.and(x1, m3), k));
-      x0 = i16x8.shr_u(x0, 8); x1 = i16x8.shr_u(x1, 8);
-      k = v128.load(act, 64);
-      s0 = i32x4.add(s0, i32x4.dot_i16x8_s(v128.and(x0, m0), k));
-      s1 = i32x4.add(s1, i32x4.dot_i16x8_s(v128.and(x1, m0), k));
-      k = v128.load(act, 80);
-      t0 = i32x4.add(t0, i32x4.dot_i16x8_s(v128.and(x0, m1), k));
-      t1 = i32x4.add(t1, i32x4.dot_i16x8_s(v128.and(x1, m1), k));
-      k = v128.load(act, 96);
-      s0 = i32x4.add(s0, i32x4.dot_i16x8_s(v128.and(x0, m2), k));
-      s1 = i32x4.add(s1, i32x4.dot_i16x8_s(v128.and(x1, m2), k));
-      k = v128.load(act, 112);
-      t0 = i32x4.add(t0, i32x4.dot_i16x8_s(v128.and(x0, m3), k));
-      t1 = i32x4.add(t1, i32x4.dot_i16x8_s(v128.and(x1, m3), k));
-      act += 128;
-    }
-    w0 += 32; w1 += 32;
-  }
-  s0 = i32x4.add(s0, t0); s1 = i32x4.add(s1, t1);
-  return (<i64>(sumI32x4(s1) >> 6) << 32) | <i64><u32>(sumI32x4(s0) >> 6);
-}
-
-/** Writes activation k (a multiple of 4) … k + 3, int8 values in the lanes of q, into the layout of this tier. */
-// @ts-ignore: decorator
-@inline export function storeActivations(act: usize, k: i32, q: v128): void {
-  if (ASC_FEATURE_RELAXED_SIMD) {
-    const narrow = i8x16.narrow_i16x8_s(i16x8.narrow_i32x4_s(q, q), i16x8.splat(0));
-    store<i32>(act + k, i32x4.extract_lane(narrow, 0));
-    return;
-  }
-  // k = 128 block + 32 field + 16 half + 2 i + odd; here i, i + 1 and both odd.
-  const field = (k >> 5) & 3;
-  const scaled = i32x4.shl(q, field << 1);
-  const at = act + <usize>(((k >> 7) << 8) + (((k >> 4) & 1) << 7) + (field << 4) + (k & 15));
-  store<i16>(at, <i16>i32x4.extract_lane(scaled, 0));
-  store<i16>(at, <i16>i32x4.extract_lane(scaled, 1), 64);
-  store<i16>(at, <i16>i32x4.extract_lane(scaled, 2), 2);
-  store<i16>(at, <i16>i32x4.extract_lane(scaled, 3), 66);
+@inline export function sums4(a: v128, b: v128, c: v128, d: v128): v128 {
+  const ab = i32x4.add(i32x4.shuffle(a, b, 0, 4, 1, 5), i32x4.shuffle(a, b, 2, 6, 3, 7));
+  const cd = i32x4.add(i32x4.shuffle(c, d, 0, 4, 1, 5), i32x4.shuffle(c, d, 2, 6, 3, 7));
+  return i32x4.add(i32x4.shuffle(ab, cd, 0, 1, 4, 5), i32x4.shuffle(ab, cd, 2, 3, 6, 7));
 }

@@ -6,13 +6,13 @@
 //
 // Low memory, below all allocations:
 //
-//   1024  constants of lanes.ts
 //   2048  barrier between the threads of a program
 //   2112  start signal: value = number of the run, from 0 round to 2^31 - 1, or -1 to end; +8 address of the program; +12 threads
+//   4096  constants and accumulators of each thread (lanes.ts)
 
 import { barrier, signal, waitWhile } from './barrier';
 import { attentionHead } from './kernels/attention';
-import { bitLinear } from './kernels/bit_linear';
+import { bitLinear, TILE_ROWS } from './kernels/bit_linear';
 import { denseLinear } from './kernels/dense_linear';
 import { embedRow } from './kernels/embed';
 import { glu } from './kernels/glu';
@@ -83,6 +83,12 @@ export function serve(index: i32, last: i32): i32 {
   return <i32>(<i64>items * index / threads);
 }
 
+/** The same in whole tiles of four items, as kernels take rows of a matrix. */
+// @ts-ignore: decorator
+@inline function shareOf4(items: i32, index: i32, threads: i32): i32 {
+  return min(share((items + 3) >> 2, index, threads) << 2, items);
+}
+
 // [rows, dim, type, staged, x]
 function runEmbed(a: usize, index: i32, threads: i32): void {
   const dim = arg(a, 1), type = arg(a, 2);
@@ -100,28 +106,27 @@ function runPrepare(a: usize, index: i32, threads: i32): void {
   for (let r = share(arg(a, 0), index, threads); r < end; r++) {
     const from = pick ? load<i32>(pick + (<usize>r << 2)) : r;
     prepareRow(
-      <usize>(arg(a, 2) + from * dim * 4), <usize>arg(a, 3), load<f32>(a, 16), dim, type,
+      <usize>(arg(a, 2) + from * dim * 4), <usize>arg(a, 3), load<f32>(a, 16), dim, type, arg(a, 0) >= TILE_ROWS,
       <usize>(arg(a, 7) + r * dim * 4), <usize>(arg(a, 8) + r * preparedBytes(dim, type)),
     );
   }
 }
 
-// [weight type, w, rows of w, cols, prepared, batch, y, stride, add]; shares are of pairs of rows
+// [weight type, w, rows of w, cols, prepared, batch, y, stride, add, scratch, scratch bytes of a thread]
 function runLinear(a: usize, index: i32, threads: i32): void {
   const type = arg(a, 0), rows = arg(a, 2);
-  const begin = share((rows + 1) >> 1, index, threads) << 1;
-  const end = min(share((rows + 1) >> 1, index + 1, threads) << 1, rows);
+  const begin = shareOf4(rows, index, threads), end = shareOf4(rows, index + 1, threads);
   const w = <usize>arg(a, 1), cols = arg(a, 3), prepared = <usize>arg(a, 4), batch = arg(a, 5);
   const y = <usize>arg(a, 6), stride = arg(a, 7), add = arg(a, 8);
-  if (type == I2_S) bitLinear(w, rows, cols, prepared, batch, y, stride, add, begin, end);
+  const scratch = <usize>(arg(a, 9) + index * arg(a, 10));
+  if (type == I2_S) bitLinear(w, rows, cols, prepared, batch, y, stride, add, begin, end, scratch);
   else denseLinear(w, cols, type, prepared, batch, y, stride, add, begin, end);
 }
 
-// [batch, cols, activation, gate, up]; shares as LINEAR's over cols, so that no barrier is needed between
+// [batch, cols, activation, gate, up]; shares as LINEAR's over its rows, so that no barrier is needed between
 function runGlu(a: usize, index: i32, threads: i32): void {
   const cols = arg(a, 1);
-  const begin = share((cols + 1) >> 1, index, threads) << 1;
-  const end = min(share((cols + 1) >> 1, index + 1, threads) << 1, cols);
+  const begin = shareOf4(cols, index, threads), end = shareOf4(cols, index + 1, threads);
   for (let b = 0; b < arg(a, 0); b++) {
     glu(<usize>(arg(a, 3) + b * cols * 4), <usize>(arg(a, 4) + b * cols * 4), arg(a, 2), begin, end);
   }

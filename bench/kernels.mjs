@@ -29,7 +29,7 @@ console.log(`${threads} threads, ${rows} rows, ${matrices} matrices; one thread 
 console.log('| tier | op | ms (median) | ± | n | GB/s | GMAC/s | of read |');
 console.log('|---|---|--:|--:|--:|--:|--:|--:|');
 
-for (const tier of ['relaxed', 'simd']) {
+for (const tier of (process.env.TIERS ?? 'revec,relaxed,relaxed_i16,simd').split(',')) {
   let backend;
   try {
     backend = await wasmBackend({ tier, threads });

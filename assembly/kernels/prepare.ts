@@ -1,4 +1,5 @@
-import { ACTIVATION_BYTES, F16_BIAS, roundToF16 } from '../lanes';
+import { ACTIVATION_BYTES } from '../dots';
+import { F16_BIAS, roundToF16 } from '../lanes';
 import { quantizeI8 } from './quantize_i8';
 import { rmsNorm } from './rms_norm';
 
@@ -17,20 +18,20 @@ export const F32: i32 = 3;
 /**
  * RMSNorm(x) * weight, or x where `weight` is 0, in the form that a matmul with weights of `weightType` reads:
  *
- *   I2_S   as quantize_i8 leaves it
+ *   I2_S   as quantize_i8 leaves it, for `tiles` or not
  *   F16    +64 f32 [dim], rounded to f16, times F16_BIAS
  *   BF16   +64 f32 [dim], rounded to bf16
  *   F32    +64 f32 [dim]
  *
  * x f32 [dim]; h f32 [dim] is scratch.
  */
-export function prepareRow(x: usize, weight: usize, eps: f32, dim: i32, weightType: i32, h: usize, out: usize): void {
+export function prepareRow(x: usize, weight: usize, eps: f32, dim: i32, weightType: i32, tiles: bool, h: usize, out: usize): void {
   if (weight != 0) {
     rmsNorm(x, weight, eps, dim, h);
     x = h;
   }
   const bytes = <usize>dim << 2;
-  if (weightType == I2_S) quantizeI8(x, dim, out);
+  if (weightType == I2_S) quantizeI8(x, dim, out, tiles);
   else if (weightType == F16) {
     for (let i: usize = 0; i < bytes; i += 4) store<f32>(out + i, roundToF16(load<f32>(x + i)) * F16_BIAS, 64);
   } else if (weightType == BF16) {

@@ -1,22 +1,29 @@
-import { maxF32x4, storeActivations, sumI32x4 } from '../lanes';
+import { storeActivations } from '../dots';
+import { maxF32x4, sumI32x4 } from '../lanes';
 
 /**
  * Per-token int8: s = f32(127 / max(1e-5, max |h|)), q = round half to even(h * s). h f32 [dim], dim a multiple of 128.
  *
- *   out   +0 f32 s   +4 i32 sum of q   +64 q, in the layout of the ternary dot (lanes.ts)
+ *   out   +0 f32 s   +4 i32 sum of q   +64 q, in the layout of the ternary dot (dots.ts), for tiles or for one row at a time
  */
-export function quantizeI8(h: usize, dim: i32, out: usize): void {
-  const bytes = <usize>dim << 2;
+export function quantizeI8(h: usize, dim: i32, out: usize, tiles: bool): void {
+  const end = h + (<usize>dim << 2);
   let m = f32x4.splat(0);
-  for (let i: usize = 0; i < bytes; i += 16) m = f32x4.max(m, f32x4.abs(v128.load(h + i)));
+  for (let at = h; at < end; at += 16) m = f32x4.pmax(m, f32x4.abs(v128.load(at)));
   const s = <f32>(127.0 / max<f64>(1e-5, <f64>maxF32x4(m)));
   const scale = f32x4.splat(s);
   let sum = i32x4.splat(0);
-  for (let k = 0; k < dim; k += 4) {
-    const q = i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(v128.load(h + (<usize>k << 2)), scale)));
-    sum = i32x4.add(sum, q);
-    storeActivations(out + 64, k, q);
+  for (let k = 0; k < dim; k += 16, h += 64) {
+    const a = rounded(v128.load(h), scale), b = rounded(v128.load(h, 16), scale);
+    const c = rounded(v128.load(h, 32), scale), d = rounded(v128.load(h, 48), scale);
+    sum = i32x4.add(sum, i32x4.add(i32x4.add(a, b), i32x4.add(c, d)));
+    storeActivations(out + 64, k, i16x8.narrow_i32x4_s(a, b), i16x8.narrow_i32x4_s(c, d), tiles);
   }
   store<f32>(out, s);
   store<i32>(out, sumI32x4(sum), 4);
+}
+
+// @ts-ignore: decorator
+@inline function rounded(x: v128, scale: v128): v128 {
+  return i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(x, scale)));
 }

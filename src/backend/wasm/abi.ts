@@ -2,7 +2,8 @@ import { instantiateSync } from '@assemblyscript/loader';
 
 /** What assembly/index.ts exports. */
 export interface Kernels {
-  fillConstants(): void;
+  enterThread(index: number): void;
+  bitLinearScratchBytes(cols: number): number;
   preparedBytes(dim: number, weightType: number): number;
   sampleScratchBytes(vocab: number): number;
   runProgram(list: number, index: number, threads: number): void;
@@ -13,10 +14,12 @@ export interface Kernels {
   readonly [constant: Uppercase<string>]: WebAssembly.Global;
 }
 
-/** An instance of a tier's module over a memory; every thread has its own. */
-export function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory): Kernels {
+/** An instance of a tier's module over a memory, as thread `index`; every thread has its own. */
+export function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory, index: number): Kernels {
   const abort = (_message: number, _file: number, line: number, column: number) => {
     throw new Error(`assembly aborted at line ${line}, column ${column}`);
   };
-  return instantiateSync(module, { env: { memory, abort } }).exports as unknown as Kernels;
+  const kernels = instantiateSync(module, { env: { memory, abort } }).exports as unknown as Kernels;
+  kernels.enterThread(index);
+  return kernels;
 }

@@ -44,8 +44,7 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
   }
   const { tier, module, why } = await chooseTier(options.tier ?? 'auto');
   const memory = createMemory();
-  const kernels = instantiate(module, memory.memory);
-  kernels.fillConstants();
+  const kernels = instantiate(module, memory.memory, 0);
   const pool = threads === 1 ? inlinePool(kernels) : await workerPool(module, memory.memory, kernels, threads);
 
   const code = Object.fromEntries(
@@ -109,8 +108,16 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     return prepared;
   }
 
-  function linear(w: Matrix<WasmTensor>, prepared: number, rows: number, y: number, add: boolean): void {
-    command(code.LINEAR, weightCode[w.type], w.tensor.at, w.rows, w.cols, prepared, rows, y, w.rows, add ? 1 : 0);
+  /** Scratch of each thread in a matmul; it lies behind what is shared, see scratchBytes. */
+  const unpackBytes = (cols: number) => align(kernels.bitLinearScratchBytes(cols));
+
+  function linear(w: Matrix<WasmTensor>, prepared: number, rows: number, y: number, add: boolean, scratch: WasmTensor): void {
+    const unpacked = unpackBytes(w.cols);
+    command(
+      code.LINEAR,
+      ...[weightCode[w.type], w.tensor.at, w.rows, w.cols, prepared, rows, y, w.rows, add ? 1 : 0],
+      ...[scratch.at + scratch.bytes - threads * unpacked, unpacked],
+    );
   }
 
   function alike(op: string, ...matrices: Matrix<WasmTensor>[]): void {
@@ -132,9 +139,9 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     qkv({ rows, x, norm, wq, wk, wv, q, k, v, scratch }) {
       alike('qkv', wq, wk, wv);
       const prepared = prepare(rows, undefined, x, norm, wq, scratch);
-      linear(wq, prepared, rows, q.at, false);
-      linear(wk, prepared, rows, k.at, false);
-      linear(wv, prepared, rows, v.at, false);
+      linear(wq, prepared, rows, q.at, false, scratch);
+      linear(wk, prepared, rows, k.at, false, scratch);
+      linear(wv, prepared, rows, v.at, false, scratch);
       barrier();
     },
     attention({ rows, layer, heads, ropeDim, ropeStyle, rope, places, kv, q, k, v, out, scratch }) {
@@ -159,24 +166,24 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
       barrier();
     },
     attnOut({ rows, attn, norm, wo, x, scratch }) {
-      linear(wo, prepare(rows, undefined, attn, norm, wo, scratch), rows, x.at, true);
+      linear(wo, prepare(rows, undefined, attn, norm, wo, scratch), rows, x.at, true, scratch);
       barrier();
     },
     gateUp({ rows, x, norm, gate, up, activation, out, scratch }) {
       alike('gate_up', gate, up);
       const prepared = prepare(rows, undefined, x, norm, gate, scratch);
       const upOut = prepared + align(rows * rowBytes(gate.cols, gate.type));
-      linear(gate, prepared, rows, out.at, false);
-      linear(up, prepared, rows, upOut, false);
+      linear(gate, prepared, rows, out.at, false, scratch);
+      linear(up, prepared, rows, upOut, false, scratch);
       command(code.GLU, rows, gate.rows, activation === 'relu2' ? code.RELU2 : code.SILU, out.at, upOut);
       barrier();
     },
     down({ rows, h, norm, wdown, x, scratch }) {
-      linear(wdown, prepare(rows, undefined, h, norm, wdown, scratch), rows, x.at, true);
+      linear(wdown, prepare(rows, undefined, h, norm, wdown, scratch), rows, x.at, true, scratch);
       barrier();
     },
     head({ outs, index, x, norm, w, logits, scratch }) {
-      linear(w, prepare(outs, index, x, norm, w, scratch), outs, logits.at, false);
+      linear(w, prepare(outs, index, x, norm, w, scratch), outs, logits.at, false, scratch);
       barrier();
     },
     sample({ outs, vocab, logits, params, stride, picks, scratch }) {
@@ -204,7 +211,7 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     },
     scratchBytes(rows, cols, context, vocab) {
       const widest = Math.max(...(['i2_s', 'f32'] as const).map((type) => rowBytes(cols, type)));
-      const matmul = 2 * align(rows * cols * 4) + align(rows * widest);
+      const matmul = 2 * align(rows * cols * 4) + align(rows * widest) + threads * unpackBytes(cols) + 64;
       const thread = Math.max(align(context * 4 + 16), align(kernels.sampleScratchBytes(vocab)));
       return Math.max(matmul, threads * thread);
     },

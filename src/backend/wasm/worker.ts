@@ -12,7 +12,7 @@ export interface WorkerStart {
 export type WorkerReport = number;
 
 function work({ module, memory, index }: WorkerStart, report: (message: WorkerReport) => void): void {
-  const kernels = instantiate(module, memory);
+  const kernels = instantiate(module, memory, index);
   report(-1);
   let run = 0;
   while (true) {
