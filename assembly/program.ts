@@ -13,10 +13,10 @@
 import { barrier, signal, waitWhile } from './barrier';
 import { attentionHead } from './kernels/attention';
 import { bitLinear } from './kernels/bit_linear';
+import { decodeRow } from './kernels/decode_row';
 import { denseLinear } from './kernels/dense_linear';
-import { embedRow } from './kernels/embed';
 import { glu } from './kernels/glu';
-import { F32, I2_S, prepareRow, preparedBytes } from './kernels/prepare';
+import { I2_S, prepareRow, preparedBytes } from './kernels/prepare';
 import { ropeHead, storeHead } from './kernels/rope';
 import { sample } from './kernels/sample';
 
@@ -86,10 +86,9 @@ export function serve(index: i32, last: i32): i32 {
 // [rows, dim, type, staged, x]
 function runEmbed(a: usize, index: i32, threads: i32): void {
   const dim = arg(a, 1), type = arg(a, 2);
-  const stride = dim << (type == F32 ? 2 : 1);
   const end = share(arg(a, 0), index + 1, threads);
   for (let r = share(arg(a, 0), index, threads); r < end; r++) {
-    embedRow(<usize>(arg(a, 3) + r * stride), type, dim, <usize>(arg(a, 4) + r * dim * 4));
+    decodeRow(type, <usize>arg(a, 3), r, dim, <usize>(arg(a, 4) + r * dim * 4));
   }
 }
 
@@ -106,7 +105,8 @@ function runPrepare(a: usize, index: i32, threads: i32): void {
   }
 }
 
-// [weight type, w, rows of w, cols, prepared, batch, y, stride, add]; shares are of pairs of rows
+// [weight type, w, rows of w, cols, prepared, batch, y, stride, add, decoded]; shares are of pairs of rows
+// `decoded` has f32 [cols] a thread, padded to 64 bytes.
 function runLinear(a: usize, index: i32, threads: i32): void {
   const type = arg(a, 0), rows = arg(a, 2);
   const begin = share((rows + 1) >> 1, index, threads) << 1;
@@ -114,7 +114,10 @@ function runLinear(a: usize, index: i32, threads: i32): void {
   const w = <usize>arg(a, 1), cols = arg(a, 3), prepared = <usize>arg(a, 4), batch = arg(a, 5);
   const y = <usize>arg(a, 6), stride = arg(a, 7), add = arg(a, 8);
   if (type == I2_S) bitLinear(w, rows, cols, prepared, batch, y, stride, add, begin, end);
-  else denseLinear(w, cols, type, prepared, batch, y, stride, add, begin, end);
+  else {
+    const decoded = <usize>(arg(a, 9) + index * ((cols * 4 + 63) & ~63));
+    denseLinear(w, cols, type, prepared, batch, y, stride, add, begin, end, decoded);
+  }
 }
 
 // [batch, cols, activation, gate, up]; shares as LINEAR's over cols, so that no barrier is needed between

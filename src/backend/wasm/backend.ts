@@ -59,6 +59,8 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     f16: kernels.F16.value,
     bf16: kernels.BF16.value,
     f32: kernels.F32.value,
+    q8_0: kernels.Q8_0.value,
+    q6_k: kernels.Q6_K.value,
   };
 
   let words: number[] | undefined;
@@ -109,8 +111,20 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     return prepared;
   }
 
-  function linear(w: Matrix<WasmTensor>, prepared: number, rows: number, y: number, add: boolean): void {
-    command(code.LINEAR, weightCode[w.type], w.tensor.at, w.rows, w.cols, prepared, rows, y, w.rows, add ? 1 : 0);
+  function linear(
+    w: Matrix<WasmTensor>,
+    prepared: number,
+    rows: number,
+    y: number,
+    add: boolean,
+    scratch: WasmTensor,
+  ): void {
+    // The end of scratch: a row of w in f32 for each thread.
+    const decoded = scratch.at + scratch.bytes - threads * align(w.cols * 4);
+    command(
+      code.LINEAR,
+      ...[weightCode[w.type], w.tensor.at, w.rows, w.cols, prepared, rows, y, w.rows, add ? 1 : 0, decoded],
+    );
   }
 
   function alike(op: string, ...matrices: Matrix<WasmTensor>[]): void {
@@ -132,9 +146,9 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     qkv({ rows, x, norm, wq, wk, wv, q, k, v, scratch }) {
       alike('qkv', wq, wk, wv);
       const prepared = prepare(rows, undefined, x, norm, wq, scratch);
-      linear(wq, prepared, rows, q.at, false);
-      linear(wk, prepared, rows, k.at, false);
-      linear(wv, prepared, rows, v.at, false);
+      linear(wq, prepared, rows, q.at, false, scratch);
+      linear(wk, prepared, rows, k.at, false, scratch);
+      linear(wv, prepared, rows, v.at, false, scratch);
       barrier();
     },
     attention({ rows, layer, heads, ropeDim, ropeStyle, rope, places, kv, q, k, v, out, scratch }) {
@@ -159,24 +173,24 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
       barrier();
     },
     attnOut({ rows, attn, norm, wo, x, scratch }) {
-      linear(wo, prepare(rows, undefined, attn, norm, wo, scratch), rows, x.at, true);
+      linear(wo, prepare(rows, undefined, attn, norm, wo, scratch), rows, x.at, true, scratch);
       barrier();
     },
     gateUp({ rows, x, norm, gate, up, activation, out, scratch }) {
       alike('gate_up', gate, up);
       const prepared = prepare(rows, undefined, x, norm, gate, scratch);
       const upOut = prepared + align(rows * rowBytes(gate.cols, gate.type));
-      linear(gate, prepared, rows, out.at, false);
-      linear(up, prepared, rows, upOut, false);
+      linear(gate, prepared, rows, out.at, false, scratch);
+      linear(up, prepared, rows, upOut, false, scratch);
       command(code.GLU, rows, gate.rows, activation === 'relu2' ? code.RELU2 : code.SILU, out.at, upOut);
       barrier();
     },
     down({ rows, h, norm, wdown, x, scratch }) {
-      linear(wdown, prepare(rows, undefined, h, norm, wdown, scratch), rows, x.at, true);
+      linear(wdown, prepare(rows, undefined, h, norm, wdown, scratch), rows, x.at, true, scratch);
       barrier();
     },
     head({ outs, index, x, norm, w, logits, scratch }) {
-      linear(w, prepare(outs, index, x, norm, w, scratch), outs, logits.at, false);
+      linear(w, prepare(outs, index, x, norm, w, scratch), outs, logits.at, false, scratch);
       barrier();
     },
     sample({ outs, vocab, logits, params, stride, picks, scratch }) {
@@ -204,7 +218,7 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     },
     scratchBytes(rows, cols, context, vocab) {
       const widest = Math.max(...(['i2_s', 'f32'] as const).map((type) => rowBytes(cols, type)));
-      const matmul = 2 * align(rows * cols * 4) + align(rows * widest);
+      const matmul = 2 * align(rows * cols * 4) + align(rows * widest) + threads * align(cols * 4);
       const thread = Math.max(align(context * 4 + 16), align(kernels.sampleScratchBytes(vocab)));
       return Math.max(matmul, threads * thread);
     },
