@@ -1,10 +1,9 @@
 // The wasm ABI. `enterThread` once per instance; then either `runProgram` inline, or `serve` on every thread and `start`
 // and `stop` on the host.
 export { THREAD_BYTES, enterThread } from './lanes';
-export { bitLinearScratchBytes } from './kernels/bit_linear';
 export {
   ATTENTION, BARRIER, EMBED, GLU, LINEAR, PREPARE, ROPE, SAMPLE, runProgram, serve, start, stop,
 } from './program';
-export { BF16, F16, F32, I2_S, preparedBytes } from './kernels/prepare';
+export { BF16, F16, F32, I2_S, Q6_K, Q8_0, preparedBytes } from './kernels/prepare';
 export { RELU2, SILU } from './kernels/glu';
 export { sample, sampleScratchBytes } from './kernels/sample';

@@ -13,10 +13,10 @@
 import { barrier, signal, waitWhile } from './barrier';
 import { attentionHead } from './kernels/attention';
 import { bitLinear, TILE_ROWS } from './kernels/bit_linear';
+import { decodeRow } from './kernels/decode_row';
 import { denseLinear } from './kernels/dense_linear';
-import { embedRow } from './kernels/embed';
 import { glu } from './kernels/glu';
-import { F32, I2_S, prepareRow, preparedBytes } from './kernels/prepare';
+import { I2_S, prepareRow, preparedBytes } from './kernels/prepare';
 import { ropeHead, storeHead } from './kernels/rope';
 import { sample } from './kernels/sample';
 
@@ -92,10 +92,9 @@ export function serve(index: i32, last: i32): i32 {
 // [rows, dim, type, staged, x]
 function runEmbed(a: usize, index: i32, threads: i32): void {
   const dim = arg(a, 1), type = arg(a, 2);
-  const stride = dim << (type == F32 ? 2 : 1);
   const end = share(arg(a, 0), index + 1, threads);
   for (let r = share(arg(a, 0), index, threads); r < end; r++) {
-    embedRow(<usize>(arg(a, 3) + r * stride), type, dim, <usize>(arg(a, 4) + r * dim * 4));
+    decodeRow(type, <usize>arg(a, 3), r, dim, <usize>(arg(a, 4) + r * dim * 4));
   }
 }
 
@@ -112,15 +111,16 @@ function runPrepare(a: usize, index: i32, threads: i32): void {
   }
 }
 
-// [weight type, w, rows of w, cols, prepared, batch, y, stride, add, scratch, scratch bytes of a thread]
+// [weight type, w, rows of w, cols, prepared, batch, y, stride, add, scratch]
+// `scratch` has 4 * cols bytes a thread, padded to 64: four unpacked ternary rows, or a decoded row.
 function runLinear(a: usize, index: i32, threads: i32): void {
   const type = arg(a, 0), rows = arg(a, 2);
   const begin = shareOf4(rows, index, threads), end = shareOf4(rows, index + 1, threads);
   const w = <usize>arg(a, 1), cols = arg(a, 3), prepared = <usize>arg(a, 4), batch = arg(a, 5);
   const y = <usize>arg(a, 6), stride = arg(a, 7), add = arg(a, 8);
-  const scratch = <usize>(arg(a, 9) + index * arg(a, 10));
+  const scratch = <usize>(arg(a, 9) + index * ((4 * cols + 63) & ~63));
   if (type == I2_S) bitLinear(w, rows, cols, prepared, batch, y, stride, add, begin, end, scratch);
-  else denseLinear(w, cols, type, prepared, batch, y, stride, add, begin, end);
+  else denseLinear(w, cols, type, prepared, batch, y, stride, add, begin, end, scratch);
 }
 
 // [batch, cols, activation, gate, up]; shares as LINEAR's over its rows, so that no barrier is needed between

@@ -1,9 +1,12 @@
 // Writes a ternary model with random weights: the shape and the byte layout of a real one, for timing.
-//   node bench/synthetic.mjs OUT.gguf [--shape 2b|tiny] [--seed N]
+//   node bench/synthetic.mjs OUT.gguf [--shape 2b|tiny] [--embedding f16|q8_0|q6_k] [--seed N]
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { f16Bits } from '../dist/gguf/layouts/f16.js';
-import { sizeBytes as i2sBytes } from '../dist/gguf/layouts/i2_s.js';
+import { TAIL_BYTES } from '../dist/gguf/layouts/i2_s.js';
+import { blocks as q6k } from '../dist/gguf/layouts/q6_k.js';
+import { blocks as q80 } from '../dist/gguf/layouts/q8_0.js';
+import { requireLayout } from '../dist/gguf/layouts.js';
 import { headerBytes } from '../dist/gguf/writer.js';
 
 const SHAPES = {
@@ -37,24 +40,37 @@ const TERNARY = Uint8Array.from({ length: 256 }, (_, i) => {
   const n = (i * 81) >> 8;
   return (Math.floor(n / 27) << 6) | ((Math.floor(n / 9) % 3) << 4) | ((Math.floor(n / 3) % 3) << 2) | (n % 3);
 });
+/** Of each type, bytes that belong together and what fills a chunk of them. */
+const FILLS = {
+  I2_S: [4, fillTernary],
+  F16: [8, fillEmbedding],
+  F32: [4, fillNorm],
+  Q8_0: [q80.bytes, fillQ8],
+  Q6_K: [q6k.bytes, fillQ6],
+};
 /** Random byte -> F16 of a multiple of 0.0005 from -0.064 to 0.0635. */
 const EMBEDDING = Uint16Array.from({ length: 256 }, (_, i) => f16Bits((i - 128) * 0.0005));
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
-  options: { shape: { type: 'string', default: '2b' }, seed: { type: 'string', default: '1' } },
+  options: {
+    shape: { type: 'string', default: '2b' },
+    embedding: { type: 'string', default: 'f16' },
+    seed: { type: 'string', default: '1' },
+  },
 });
 const shape = SHAPES[options.shape];
 const seed = Number(options.seed);
-if (positionals.length !== 1 || !shape || !Number.isSafeInteger(seed)) {
-  console.error('usage: node bench/synthetic.mjs OUT.gguf [--shape 2b|tiny] [--seed N]');
+const isTable = ['f16', 'q8_0', 'q6_k'].includes(options.embedding);
+if (positionals.length !== 1 || !shape || !isTable || !Number.isSafeInteger(seed)) {
+  console.error('usage: node bench/synthetic.mjs OUT.gguf [--shape 2b|tiny] [--embedding f16|q8_0|q6_k] [--seed N]');
   process.exit(2);
 }
-write(positionals[0], options.shape, shape, seed);
+write(positionals[0], options.shape, shape, options.embedding.toUpperCase(), seed);
 
-function write(path, name, shape, seed) {
+function write(path, name, shape, embedding, seed) {
   const started = performance.now();
-  const tensors = tensorList(shape);
+  const tensors = tensorList(shape, embedding);
   const header = headerBytes(metadata(name, shape), tensors);
   const file = openSync(path, 'w');
   writeSync(file, header.bytes);
@@ -66,11 +82,11 @@ function write(path, name, shape, seed) {
   console.log(`${path}: ${header.size} bytes in ${((performance.now() - started) / 1000).toFixed(1)} s`);
 }
 
-function tensorList({ layers, dim, ffnDim, heads, kvHeads, vocab }) {
+function tensorList({ layers, dim, ffnDim, heads, kvHeads, vocab }, embedding) {
   const kvDim = (dim / heads) * kvHeads;
   const matrix = (name, inputs, rows) => ({ name, type: 'I2_S', dims: [inputs, rows] });
   const norm = (name, length) => ({ name, type: 'F32', dims: [length] });
-  const tensors = [{ name: 'token_embd.weight', type: 'F16', dims: [dim, vocab] }];
+  const tensors = [{ name: 'token_embd.weight', type: embedding, dims: [dim, vocab] }];
   for (let layer = 0; layer < layers; layer++) {
     const blk = `blk.${layer}`;
     tensors.push(
@@ -160,13 +176,13 @@ function xorshift32(seed) {
   };
 }
 
-function writeTensor(file, { type, dims }, at, end, random) {
-  const bytes = { I2_S: i2sBytes(dims) - 32, F16: dims[0] * dims[1] * 2, F32: dims[0] * 4 }[type];
-  for (let done = 0; done < bytes; done += CHUNK_BYTES) {
-    const chunk = new Uint8Array(Math.min(CHUNK_BYTES, bytes - done));
-    if (type === 'I2_S') fillTernary(chunk, random);
-    else if (type === 'F16') fillEmbedding(chunk, random);
-    else fillNorm(chunk, random);
+function writeTensor(file, { name, type, dims }, at, end, random) {
+  const bytes = requireLayout(type, name).sizeBytes(dims) - (type === 'I2_S' ? TAIL_BYTES : 0);
+  const [unit, fill] = FILLS[type];
+  const most = CHUNK_BYTES - (CHUNK_BYTES % unit);
+  for (let done = 0; done < bytes; done += most) {
+    const chunk = new Uint8Array(Math.min(most, bytes - done));
+    fill(chunk, random);
     writeSync(file, chunk, 0, chunk.length, at + done);
   }
   const rest = new Uint8Array(end - at - bytes);
@@ -197,6 +213,31 @@ function fillEmbedding(chunk, random) {
     values[i + 2] = EMBEDDING[(x >>> 16) & 255];
     values[i + 3] = EMBEDDING[x >>> 24];
   }
+}
+
+/** As F16 above: d = 0.0005 and any int8. */
+function fillQ8(chunk, random) {
+  fillBytes(chunk, random);
+  for (let at = 0; at < chunk.length; at += q80.bytes) putF16(chunk, at + q80.scaleAt, 0.0005);
+}
+
+/** Any codes -32 .. 31, each 16 with a step of 0.00125 to 0.0025. */
+function fillQ6(chunk, random) {
+  fillBytes(chunk, random);
+  for (let at = 0; at < chunk.length; at += q6k.bytes) {
+    for (let i = 192; i < 208; i++) chunk[at + i] = 64 | (chunk[at + i] & 63);
+    putF16(chunk, at + q6k.scaleAt, 0.0025 / 127);
+  }
+}
+
+function fillBytes(chunk, random) {
+  for (let i = 0; i < chunk.length; i++) chunk[i] = random();
+}
+
+function putF16(chunk, at, value) {
+  const bits = f16Bits(value);
+  chunk[at] = bits;
+  chunk[at + 1] = bits >> 8;
 }
 
 function fillNorm(chunk, random) {

@@ -1,5 +1,6 @@
 import { attention } from '../dist/reference/attention.js';
-import { decodeDense, roundTo } from '../dist/reference/dense_linear.js';
+import { decodeRow } from '../dist/reference/decode_row.js';
+import { roundTo } from '../dist/reference/dense_linear.js';
 import { GUARD, type HostMatrix } from './outcome.js';
 
 // How far a float op of any backend may be from the reference. Bounds are derived from the arithmetic, for any order of
@@ -10,14 +11,17 @@ export const ULP = 2 ** -24;
 /** Relative error that an op's exponential may have. */
 export const EXP = 2e-7;
 
-/** |y - W x| of two backends: none for integers; cols roundings of sums, one of each product, one at the end otherwise. */
+/**
+ * |y - W x| of two backends: none for integers; cols roundings of sums, one of each product, one at the end otherwise. Decoding
+ * a weight is exact in every type.
+ */
 export function linearBound({ type, rows, cols, bytes }: HostMatrix, x: Float32Array): Float64Array {
   if (type === 'i2_s') return new Float64Array(rows);
-  const w = decodeDense(type, bytes, rows * cols);
   const seen = roundTo(type, x);
   const bound = new Float64Array(rows);
   for (let i = 0; i < rows; i++) {
-    for (let k = 0; k < cols; k++) bound[i] += Math.abs(w[i * cols + k] * seen[k]);
+    const w = decodeRow(type, bytes, i, cols);
+    for (let k = 0; k < cols; k++) bound[i] += Math.abs(w[k] * seen[k]);
     bound[i] *= (cols + 2) * ULP;
   }
   return bound;

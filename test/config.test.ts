@@ -84,7 +84,30 @@ const refusals: [string, Keys, Tensors, string][] = [
     { 'blk.0.attn_q.weight': { type: 'TQ2_0' } },
     'type TQ2_0, which this version does not read yet',
   ],
-  ['a ternary embedding', {}, { 'token_embd.weight': { type: 'I2_S' } }, 'type I2_S, expected F16, BF16, F32'],
+  [
+    'a ternary embedding',
+    {},
+    { 'token_embd.weight': { type: 'I2_S' } },
+    'type I2_S, expected F16, BF16, F32, Q8_0, Q6_K',
+  ],
+  [
+    'a layer in Q8_0',
+    {},
+    { 'blk.0.attn_q.weight': { type: 'Q8_0' } },
+    "'blk.0.attn_q.weight': type Q8_0, expected I2_S, F16, BF16, F32",
+  ],
+  [
+    'an embedding in Q8_0 with rows of 48',
+    { embedding_length: 48, 'attention.key_length': 64 },
+    { 'token_embd.weight': { type: 'Q8_0', dims: [48, 512] } },
+    "'token_embd.weight': row length 48, expected a multiple of 32 (Q8_0)",
+  ],
+  [
+    'an embedding in Q6_K with rows of 128',
+    { embedding_length: 128, 'attention.key_length': 64 },
+    { 'token_embd.weight': { type: 'Q6_K', dims: [128, 512] } },
+    "'token_embd.weight': row length 128, expected a multiple of 256 (Q6_K)",
+  ],
   [
     'q and v of two types',
     {},
@@ -147,6 +170,11 @@ describe('readConfig', () => {
     const header = { ...good, metadata };
     expect(readConfig(header, 'm.gguf').activation).toBe(activation);
     expect(readConfig(header, 'm.gguf', 'relu2').activation).toBe('relu2');
+  });
+
+  it.each(['F16', 'BF16', 'F32', 'Q8_0', 'Q6_K'] as const)('takes an embedding in %s', (type) => {
+    const config = readConfig(changed({}, { 'token_embd.weight': { type } }), 'm.gguf');
+    expect(config.headTensor).toBe('token_embd.weight');
   });
 
   it('ignores an output.weight, with a warning, where the family does', () => {

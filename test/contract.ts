@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Backend, KvType, Matrix, Norm, Tensor, WeightType } from '../dist/backend/backend.js';
 import { attention } from '../dist/reference/attention.js';
 import { type ReferenceTensor, referenceBackend } from '../dist/reference/backend.js';
-import { decodeDense } from '../dist/reference/dense_linear.js';
+import { decodeRow } from '../dist/reference/decode_row.js';
 import { toF16 } from '../dist/reference/f16.js';
 import { appendKv, gatherKv, type KvLayer, kvIndex } from '../dist/reference/kv_cache.js';
 import { linear } from '../dist/reference/linear.js';
@@ -55,6 +55,14 @@ const SHAPES: [WeightType, number, number, number][] = [
   ['f32', 3, 128, 5],
   ['f32', 127, 384, 2],
   ['f32', 8, 2560, 1],
+  ['q8_0', 1, 32, 1],
+  ['q8_0', 3, 96, 16],
+  ['q8_0', 127, 384, 5],
+  ['q8_0', 640, 2560, 2],
+  ['q6_k', 1, 256, 1],
+  ['q6_k', 3, 512, 16],
+  ['q6_k', 127, 768, 5],
+  ['q6_k', 640, 2560, 2],
 ];
 
 /** Heads, kvHeads, headDim, ropeDim. */
@@ -126,10 +134,11 @@ export function contract(name: string, open: () => Promise<Backend>): void {
 
     queueContract(() => backend);
 
-    for (const type of ['f16', 'bf16', 'f32'] as const) {
+    for (const type of ['f16', 'bf16', 'f32', 'q8_0', 'q6_k'] as const) {
+      const unit = type === 'q6_k' ? 256 : 32;
       for (const [rows, dim] of [
-        [1, 128],
-        [5, 384],
+        [1, unit],
+        [5, 3 * unit],
         [16, 2560],
       ]) {
         testCase(`embed ${type}, ${rows} x ${dim}`, async (r, op) => {
@@ -142,6 +151,23 @@ export function contract(name: string, open: () => Promise<Backend>): void {
           });
         });
       }
+    }
+
+    for (const [type, blockBytes, scaleAt] of [
+      ['q8_0', 34, 0],
+      ['q6_k', 210, 208],
+    ] as const) {
+      testCase(`embed ${type}, codes and scales of every sign`, async (r, op) => {
+        const [rows, dim] = [5, 512];
+        const bytes = Uint8Array.from({ length: rows * (type === 'q8_0' ? 16 : 2) * blockBytes }, () => r.below(256));
+        // Clear of the exponents of infinity and NaN.
+        for (let at = scaleAt + 1; at < bytes.length; at += blockBytes) bytes[at] &= 0xbf;
+        await compare(op, r.seed, (b) => {
+          const to = b.out(rows * dim);
+          const staged = b.put(bytes);
+          return { enqueue: () => b.ops.embed({ rows, dim, type, staged, x: to }), outputs: [to] };
+        });
+      });
     }
 
     // attn_out and down are the same arithmetic on other tensors: x + W norm(y).
@@ -300,7 +326,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
             const [, expectedData] = await outcome(reference, setup.build);
             const [out, data] = await outcome(backend, setup.build);
             const numbers = (bytes: Uint8Array<ArrayBuffer>): Float32Array =>
-              decodeDense(kvType, bytes, bytes.length / (kvType === 'f16' ? 2 : 4));
+              decodeRow(kvType, bytes, 0, bytes.length / (kvType === 'f16' ? 2 : 4));
             const cache = { op: `${op}, cache`, seed: r.seed, bound: setup.cacheBound };
             agree({ ...cache, expected: numbers(expectedData), actual: numbers(data) });
             const { expected, bound } = setup.outputOf(data);

@@ -6,12 +6,13 @@ import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { GgufError } from '../dist/gguf/error.js';
-import { type GgufHeader, type Limits, readHeader } from '../dist/gguf/header.js';
+import { type GgufHeader, type Limits, readHeader, type TensorInfo } from '../dist/gguf/header.js';
 import * as i2s from '../dist/gguf/layouts/i2_s.js';
 import { decode } from '../dist/gguf/layouts.js';
 import { openSource } from '../dist/gguf/source.js';
 import type { GgufValue } from '../dist/gguf/value.js';
 import { headerBytes, type TypedMetadata, type TypedValue, writeGguf } from '../dist/gguf/writer.js';
+import { packedTensors, typedMetadata } from './rewrite.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const golden = (name: string) => join(root, 'test/golden', name);
@@ -265,6 +266,9 @@ describe('malformed and refused', () => {
       tensors(A, tensor('b', [100, 2], 36, 32)),
       /row length 100, expected a multiple of 128 \(I2_S\)/,
     ],
+    ['Q8_0 row of 48', tensors(A, tensor('b', [48, 2], 8, 32)), /row length 48, expected a multiple of 32 \(Q8_0\)/],
+    ['Q6_K row of 128', tensors(A, tensor('b', [128, 2], 14, 32)), /128, expected a multiple of 256 \(Q6_K\)/],
+    ['Q6_K beyond the end', tensors(A, tensor('b', [256, 2], 14, 32)), /takes 420 bytes, the file has 96 left/],
     ['full overlap', tensors(A, tensor('b', [128, 2], 36, 0)), /'b' .* offset 0, expected 32: overlap with 'a', F32/],
     ['partial overlap', tensors(tensor('a', [16], 0, 0), B), /offset 32, expected 64: overlap with 'a'/],
     ['tensors out of order', tensors(B, A), /tensor 'b' at byte \d+: offset 32, expected 0: hole/],
@@ -280,8 +284,8 @@ describe('malformed and refused', () => {
     ['data truncated', file({ data: 127 }), /'b' .* I2_S \[128, 2\] takes 96 bytes, the file has 95 left/],
     ['no data', file({ data: 0 }), /offset 0, expected less than 0/],
     ['tensor table truncated', file({ tensors: [A], tensorCount: 2, data: 0 }), /tensor (count|1) at byte/],
-    ['too few bytes for a listed type', tensors(tensor('q', [2 ** 20], 14, 0)), /128 bytes, too few for Q6_K/],
-    ['listed type overlapped', tensors(tensor('q', [256], 14, 0), tensor('a', [8], 0, 0)), /'q' .* 0 bytes, too few/],
+    ['too few bytes for a listed type', tensors(tensor('q', [2 ** 20], 12, 0)), /128 bytes, too few for Q4_K/],
+    ['listed type overlapped', tensors(tensor('q', [256], 12, 0), tensor('a', [8], 0, 0)), /'q' .* 0 bytes, too few/],
     [
       'type 36 with the size of another layout',
       file({ tensors: [tensor('b', [128, 2], 36, 0), tensor('a', [8], 0, 160)], data: 192 }),
@@ -486,17 +490,8 @@ describe('writer', () => {
   test('a golden model, byte for byte', async () => {
     const bytes = new Uint8Array(readFileSync(TINY));
     const header = await read(bytes);
-    const typed = (name: string, value: GgufValue): TypedValue => {
-      if (typeof value === 'string') return { type: 'string', value };
-      if (typeof value === 'boolean') return { type: 'bool', value };
-      if (typeof value === 'number') return { type: /epsilon$|freq_base$/.test(name) ? 'f32' : 'u32', value };
-      if (value instanceof Int32Array) return { type: 'array', of: 'i32', value };
-      return { type: 'array', of: 'string', value: value as string[] };
-    };
-    const metadata = [...header.metadata].map(([name, value]) => [name, typed(name, value)] as const);
-    const list = [...header.tensors.values()].map(({ name, type, dims, at, bytes: n }) => {
-      return { name, type, dims, packed: bytes.subarray(at, at + n) };
-    });
+    const metadata = typedMetadata(header);
+    const list = packedTensors(header, bytes);
     expect(Buffer.compare(writeGguf(metadata, list), bytes)).toBe(0);
     const { bytes: start, at, size } = headerBytes(metadata, list);
     expect(Buffer.compare(start, bytes.subarray(0, header.dataAt))).toBe(0);
@@ -516,7 +511,7 @@ describe('writer', () => {
     const packed = new Uint8Array(5);
     expect(() => writeGguf([], [{ name: 'a', type: 'F32', dims: [1], packed }])).toThrow(/5 bytes, expected 4/);
     expect(() => headerBytes([], [{ name: 'a', type: 'I2_S', dims: [64] }])).toThrow(/row length 64/);
-    expect(() => headerBytes([], [{ name: 'a', type: 'Q6_K', dims: [256] }])).toThrow(/type Q6_K; this build reads/);
+    expect(() => headerBytes([], [{ name: 'a', type: 'Q4_0', dims: [256] }])).toThrow(/type Q4_0; this build reads/);
   });
 });
 
@@ -579,14 +574,16 @@ describe('a header longer than one window', () => {
 
 test('bench/synthetic.mjs writes a model that holds what it promises', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'gguf-'));
-  const write = (name: string, seed: string) => {
+  const write = (name: string, seed: string, embedding = 'f16') => {
     const path = join(dir, name);
-    execFileSync(process.execPath, ['bench/synthetic.mjs', path, '--shape', 'tiny', '--seed', seed], { cwd: root });
+    const options = ['--shape', 'tiny', '--embedding', embedding, '--seed', seed];
+    execFileSync(process.execPath, ['bench/synthetic.mjs', path, ...options], { cwd: root });
     return new Uint8Array(readFileSync(path));
   };
   const bytes = write('a.gguf', '1');
   expect(Buffer.compare(write('b.gguf', '1'), bytes)).toBe(0);
   expect(Buffer.compare(write('c.gguf', '2'), bytes)).not.toBe(0);
+  const files = [bytes, write('d.gguf', '1', 'q8_0'), write('e.gguf', '1', 'q6_k')];
   rmSync(dir, { recursive: true });
 
   const { metadata, tensors, warnings } = await read(bytes);
@@ -601,14 +598,19 @@ test('bench/synthetic.mjs writes a model that holds what it promises', async () 
     expect(id).toBeGreaterThan(Math.max(ids.get(left) ?? 512, ids.get(right) ?? 512));
   }
   expect(ids.get('<|begin_of_text|>')).toBe(metadata.get('tokenizer.ggml.bos_token_id'));
-  for (const { name, type, dims, at, bytes: n } of tensors.values()) {
-    const values = decode(type, bytes.subarray(at, at + n), dims, name);
+  const all: [TensorInfo, Uint8Array][] = [];
+  for (const file of files) for (const info of (await read(file)).tensors.values()) all.push([info, file]);
+  expect(all.length).toBe(3 * 46);
+  for (const [{ name, type, dims, at, bytes: n }, file] of all) {
+    const values = decode(type, file.subarray(at, at + n), dims, name);
     const sigma = Math.sqrt(values.reduce((sum, v) => sum + v * v, 0) / values.length);
     const [least, most] = {
       F32: [0.9, 1.2],
       F16: [0.03, 0.045],
+      Q8_0: [0.03, 0.045],
+      Q6_K: [0.03, 0.045],
       I2_S: [0.7 / Math.sqrt(dims[0]), 1.4 / Math.sqrt(dims[0])],
-    }[type as 'F32' | 'F16' | 'I2_S'];
+    }[type as 'F32' | 'F16' | 'Q8_0' | 'Q6_K' | 'I2_S'];
     expect(sigma, name).toBeGreaterThan(least);
     expect(sigma, name).toBeLessThan(most);
   }

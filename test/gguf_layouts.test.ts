@@ -1,12 +1,16 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import * as bf16 from '../dist/gguf/layouts/bf16.js';
+import { checkScales } from '../dist/gguf/layouts/blocks.js';
 import * as f16 from '../dist/gguf/layouts/f16.js';
 import * as f32 from '../dist/gguf/layouts/f32.js';
 import * as i2s from '../dist/gguf/layouts/i2_s.js';
+import * as q6k from '../dist/gguf/layouts/q6_k.js';
+import * as q80 from '../dist/gguf/layouts/q8_0.js';
 import { decode, layoutOf, requireLayout, type TensorType, typeName } from '../dist/gguf/layouts.js';
+import { decodeRow } from '../dist/reference/decode_row.js';
 
 const golden = (name: string) => fileURLToPath(new URL(`golden/packing/${name}`, import.meta.url));
 
@@ -16,6 +20,8 @@ test('sizes', () => {
   expect(bf16.sizeBytes([3, 5])).toBe(30);
   expect(i2s.sizeBytes([256, 128])).toBe(8224);
   expect(i2s.sizeBytes([128, 3, 2])).toBe(224);
+  expect(q80.sizeBytes([96, 5])).toBe(510);
+  expect(q6k.sizeBytes([512, 5, 2])).toBe(4200);
 });
 
 test('types have names, and only some are read', () => {
@@ -23,9 +29,9 @@ test('types have names, and only some are read', () => {
   const names = ['F32', 'F16', 'Q4_0', 'Q8_0', 'Q6_K', 'BF16', 'TQ1_0', 'TQ2_0', 'I2_S', 'TL1', 'TL2/MXFP4'];
   expect(ids.map(typeName)).toEqual([...names, undefined, undefined]);
   const isRead = (name: string) => layoutOf(name as TensorType) !== undefined;
-  expect(names.filter(isRead)).toEqual(['F32', 'F16', 'BF16', 'I2_S']);
+  expect(names.filter(isRead)).toEqual(['F32', 'F16', 'Q8_0', 'Q6_K', 'BF16', 'I2_S']);
   expect(() => requireLayout('TL1', "m.gguf: tensor 'x'")).toThrow(
-    "m.gguf: tensor 'x': type TL1; this build reads F32, F16, BF16, I2_S",
+    "m.gguf: tensor 'x': type TL1; this build reads F32, F16, BF16, I2_S, Q8_0, Q6_K",
   );
   expect(() => decode('F32', new Uint8Array(5), [1], 'x')).toThrow(/x: 5 bytes, expected 4 for \[1\] \(F32\)/);
   expect(decode('F16', Uint8Array.of(0, 0x3c), [1], 'x')).toEqual(Float32Array.of(1));
@@ -166,4 +172,128 @@ test('I2_S refuses scales that are not finite and above 0', () => {
   expect(() => i2s.readScale(new Uint8Array(32), 'x', 77)).toThrow(expect.objectContaining({ offset: 77 }));
   expect(() => i2s.encode(new Int8Array(100), 1)).toThrow(/100 weights/);
   expect(() => i2s.encode(new Int8Array(128).fill(2, 5, 6), 1)).toThrow(/weight 5 is 2/);
+});
+
+/** Packed bytes with 1.5 as f16 scale of each block, all else 0 but `set`. */
+function blockBytes(size: number, scaleAt: number, set: Record<number, number>): Uint8Array {
+  const bytes = new Uint8Array(size);
+  bytes.set([0x00, 0x3e], scaleAt);
+  for (const [at, value] of Object.entries(set)) bytes[Number(at)] = value;
+  return bytes;
+}
+
+test('Q8_0 by hand', () => {
+  const values = q80.decode(blockBytes(34, 0, { 2: 1, 3: 0xff, 10: 127, 33: 0x80 }), [32], 'x');
+  const expected = new Float32Array(32);
+  [expected[0], expected[1], expected[8], expected[31]] = [1.5, -1.5, 190.5, -192];
+  expect(values).toEqual(expected);
+  // 127 steps of 2: halves go up.
+  const weights = Float32Array.from({ length: 32 }, (_, i) => [254, -254, 1, -1, 2.5][i] ?? 0);
+  const packed = q80.encode(weights);
+  expect([...packed.subarray(0, 8)]).toEqual([0x00, 0x40, 127, 129, 1, 0, 1, 0]);
+});
+
+test('Q6_K by hand', () => {
+  // Each weight of the list has the code 0b10_0110 = 38, q = 6; all others code 0, q = -32. Scale i of 16 is i - 4.
+  const set: Record<number, number> = {};
+  for (let i = 0; i < 16; i++) set[192 + i] = i - 4;
+  const low = { 0: 0x06, 33: 0x06, 3: 0x60, 63: 0x60, [64 + 20]: 0x66, 127: 0x06 };
+  const high = { 128: 2, 129: 2 << 2, 131: 2 << 4, 159: 2 << 6, [160 + 20]: (2 << 4) | 2, 191: 2 << 2 };
+  const values = q6k.decode(blockBytes(210, 208, { ...set, ...low, ...high }), [256], 'x');
+  const codes38 = [0, 32 + 1, 64 + 3, 96 + 31, 128 + 20, 128 + 64 + 20, 128 + 32 + 31];
+  for (let i = 0; i < 256; i++) {
+    const q = codes38.includes(i) ? 6 : -32;
+    expect([i, values[i] + 0]).toEqual([i, 1.5 * ((i >> 4) - 4) * q + 0]);
+  }
+  // Steps of 2 in the first group, of 4 in the last, as d = 4 / 127 rounded up allows; the rest is nothing.
+  const weights = new Float32Array(256);
+  [weights[0], weights[1], weights[255]] = [62, -62, 124];
+  const packed = q6k.encode(weights);
+  const d = f16.f16Value(packed[208] | (packed[209] << 8));
+  expect([d >= 4 / 127, d < (4 / 127) * 1.001]).toEqual([true, true]);
+  expect([packed[192], packed[193], packed[207]]).toEqual([64, 0, 127]);
+  // Codes 63 and 1 of low bits 15, high bits 3 and low bits 1; code 32 elsewhere: high bits 2.
+  expect([packed[0], packed[1], packed[2], packed[127]]).toEqual([0x0f, 0x01, 0x00, 0xf0]);
+  expect([packed[128], packed[129], packed[130], packed[191]]).toEqual([0xab, 0xa8, 0xaa, 0xea]);
+});
+
+const BLOCKS = { q8_0: q80, q6_k: q6k } as const;
+
+describe.each(['q8_0', 'q6_k'] as const)('%s', (name) => {
+  const layout = BLOCKS[name];
+  const { weights: width, bytes: size, scaleAt } = layout.blocks;
+
+  test('against a golden of gguf-py, here and in the reference', () => {
+    const packed = new Uint8Array(readFileSync(golden(`${name}_4_blocks.packed`)));
+    const values = new Float32Array(new Uint8Array(readFileSync(golden(`${name}_4_blocks.f32`))).buffer);
+    expect(values.length).toBe(4 * width);
+    expect(layout.decode(packed, [4 * width], 'x')).toEqual(values);
+    expect(decodeRow(name, packed, 0, 4 * width)).toEqual(values);
+    expect(decodeRow(name, packed, 2, width)).toEqual(values.subarray(2 * width, 3 * width));
+  });
+
+  const weight = fc.oneof(
+    fc.float({ min: -1, max: 1, noNaN: true }),
+    fc.float({ min: -65504, max: 65504, noNaN: true }),
+    fc.float({ min: -(2 ** -20), max: 2 ** -20, noNaN: true }),
+  );
+  const groups = fc.array(fc.array(weight, { minLength: 16, maxLength: 16 }), { minLength: 16, maxLength: 48 });
+
+  test('what is packed is off by at most half a step, and packed again it stays', () => {
+    fc.assert(
+      fc.property(groups, (list) => {
+        const numbers = list.flat();
+        const x = Float32Array.from(numbers.slice(0, numbers.length - (numbers.length % width)));
+        const packed = layout.encode(x);
+        expect(packed.length).toBe(layout.sizeBytes([x.length]));
+        const values = layout.decode(packed, [x.length], 'x');
+        for (let i = 0; i < x.length; i++) {
+          const at = Math.floor(i / width) * size;
+          const d = f16.f16Value(packed[at + scaleAt] | (packed[at + scaleAt + 1] << 8));
+          const step = name === 'q8_0' ? d : d * packed[at + 192 + ((i % 256) >> 4)];
+          const off = Math.abs(values[i] - x[i]);
+          if (!(off <= (step / 2) * (1 + 2 ** -20)))
+            expect.fail(`weight ${i}: ${x[i]} became ${values[i]}, step ${step}`);
+        }
+        expect(decodeRow(name, packed, 0, x.length)).toEqual(values);
+      }),
+      { numRuns: 100 },
+    );
+  });
+
+  test('refuses scales that are not finite, in whichever piece they come', () => {
+    const packed = layout.encode(new Float32Array(5 * width).fill(1));
+    for (const [bits, scale] of [
+      [0x7c00, 'Infinity'],
+      [0xfc00, '-Infinity'],
+      [0x7e01, 'NaN'],
+    ] as const) {
+      for (let block = 0; block < 5; block++) {
+        const bad = packed.slice();
+        const at = block * size + scaleAt;
+        bad.set([bits & 255, bits >> 8], at);
+        const message = `x: block ${block}: scale ${scale}, expected a finite number`;
+        expect(() => layout.decode(bad, [5 * width], 'x')).toThrow(message);
+        for (const cut of [2, 16, size, size + 2, 2 * size, bad.length]) {
+          let error: unknown;
+          for (let from = 0; from < bad.length && error === undefined; from += cut) {
+            try {
+              checkScales(layout.blocks, bad.subarray(from, from + cut), from, 'x', 1000);
+            } catch (thrown) {
+              error = thrown;
+            }
+          }
+          expect(error).toMatchObject({ offset: 1000 + at, message: expect.stringContaining(message) });
+        }
+      }
+    }
+  });
+
+  test('refuses what it cannot pack', () => {
+    expect(() => layout.encode(new Float32Array(width + 16))).toThrow(`${width + 16} weights, expected a multiple of`);
+    for (const value of [Number.NaN, Infinity, -Infinity]) {
+      expect(() => layout.encode(new Float32Array(width).fill(value, 7, 8))).toThrow(`weight 7 is ${value}`);
+    }
+    expect(() => layout.encode(new Float32Array(width).fill(1e9))).toThrow('expected at most 65504');
+  });
 });

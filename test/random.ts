@@ -1,3 +1,6 @@
+import type { DenseType } from '../dist/backend/backend.js';
+import * as q6k from '../dist/gguf/layouts/q6_k.js';
+import * as q80 from '../dist/gguf/layouts/q8_0.js';
 import { toBf16, toF16 } from '../dist/reference/f16.js';
 
 /** Seeded random numbers and weights. */
@@ -66,9 +69,11 @@ export function ternaryBytes(r: Random, rows: number, cols: number): Uint8Array<
   return bytes;
 }
 
-/** x as bytes of `type`, each number to nearest even. */
-export function denseBytes(type: 'f16' | 'bf16' | 'f32', x: Float32Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+/** x as bytes of `type`, each number to the nearest. */
+export function denseBytes(type: DenseType, x: Float32Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
   if (type === 'f32') return new Uint8Array(x.buffer);
+  if (type === 'q8_0') return q80.encode(x);
+  if (type === 'q6_k') return q6k.encode(x);
   const halves = new Uint16Array(x.length);
   for (let i = 0; i < x.length; i++) halves[i] = type === 'f16' ? toF16(x[i]) : toBf16(x[i]);
   return new Uint8Array(halves.buffer);

@@ -8,19 +8,13 @@ import { I2_S, preparedBytes } from './prepare';
 // @ts-ignore: decorator
 @inline export const TILE_ROWS: i32 = 4;
 
-/** Bytes of a thread's scratch for matrices of up to `cols` columns: four unpacked rows. */
-// @ts-ignore: decorator
-@inline export function bitLinearScratchBytes(cols: i32): i32 {
-  return 4 * cols;
-}
-
 /**
  * y[b][r] = dot / s * scale for rows r in [begin, end) and every row b of the batch, or y += with `add`.
  *
  *   w        I2_S [rows][cols] codes, then the f32 scale (src/gguf/layouts/i2_s.ts)
  *   act      [batch] rows prepared for I2_S (prepare.ts)
  *   y        f32 [batch][stride]
- *   scratch  bitLinearScratchBytes(cols) of this thread
+ *   scratch  4 * cols bytes of this thread
  */
 export function bitLinear(
   w: usize, rows: i32, cols: i32, act: usize, batch: i32, y: usize, stride: i32, add: i32, begin: i32, end: i32, scratch: usize,

@@ -1,18 +1,23 @@
 import { f16High, f16Low, f16Mask, sumF32x4 } from '../lanes';
+import { decodeRow, rowBytes } from './decode_row';
 import { BF16, F16, F32, preparedBytes } from './prepare';
 
 /**
  * y[b][r] = sum of w[r][k] * h[b][k] in f32 for rows r in [begin, end), or y += with `add`.
  *
- *   w   f16, bf16 or f32 [rows][cols], cols a multiple of 8
- *   h   [batch] rows prepared for that type (prepare.ts)
- *   y   f32 [batch][stride]
+ *   w         [rows][cols] of any type but I2_S, cols a multiple of 8
+ *   h         [batch] rows prepared for that type (prepare.ts)
+ *   y         f32 [batch][stride]
+ *   decoded   f32 [cols], scratch: a row of w, where it has to be decoded
  */
-export function denseLinear(w: usize, cols: i32, weightType: i32, h: usize, batch: i32, y: usize, stride: i32, add: i32, begin: i32, end: i32): void {
-  const rowBytes = <usize>cols << (weightType == F32 ? 2 : 1);
+export function denseLinear(w: usize, cols: i32, weightType: i32, h: usize, batch: i32, y: usize, stride: i32, add: i32, begin: i32, end: i32, decoded: usize): void {
+  const wBytes = rowBytes(cols, weightType);
+  const inPlace = weightType == F16 || weightType == BF16 || weightType == F32;
   const hBytes = <usize>preparedBytes(cols, weightType);
   for (let r = begin; r < end; r++) {
-    const row = w + <usize>r * rowBytes;
+    let row = decoded;
+    if (inPlace) row = w + <usize>r * wBytes;
+    else decodeRow(weightType, w, r, cols, decoded);
     let x = h + 64;
     let out = y + (<usize>r << 2);
     for (let b = 0; b < batch; b++) {

@@ -8,6 +8,8 @@ export const I2_S: i32 = 0;
 export const F16: i32 = 1;
 export const BF16: i32 = 2;
 export const F32: i32 = 3;
+export const Q8_0: i32 = 4;
+export const Q6_K: i32 = 5;
 
 /** Bytes of one prepared row of `dim` numbers: 64 for scale and sum, then the numbers, padded to 64. */
 // @ts-ignore: decorator
@@ -21,7 +23,7 @@ export const F32: i32 = 3;
  *   I2_S   as quantize_i8 leaves it, for `tiles` or not
  *   F16    +64 f32 [dim], rounded to f16, times F16_BIAS
  *   BF16   +64 f32 [dim], rounded to bf16
- *   F32    +64 f32 [dim]
+ *   else   +64 f32 [dim]
  *
  * x f32 [dim]; h f32 [dim] is scratch.
  */

@@ -11,8 +11,11 @@ export interface Tensor {
   readonly bytes: number;
 }
 
-/** How a weight matrix is stored; the names are GGUF's (see src/gguf/layouts/). */
-export type WeightType = 'i2_s' | 'f16' | 'bf16' | 'f32';
+/** How numbers of a weight matrix or an embedding table are stored; the names are GGUF's (see src/gguf/layouts/). */
+export type DenseType = 'f16' | 'bf16' | 'f32' | 'q8_0' | 'q6_k';
+
+/** How a weight matrix is stored. */
+export type WeightType = 'i2_s' | DenseType;
 
 /** W[rows][cols], bytes as in the file; y = W x with x of `cols`. */
 export interface Matrix<T extends Tensor = Tensor> {
@@ -58,8 +61,8 @@ export interface RowPlaces<T extends Tensor = Tensor> {
  * Each is written as a line or two of primitives in src/reference/, which is its specification.
  */
 export interface Ops<T extends Tensor = Tensor> {
-  /** x = embedding rows, staged by the host as [rows][dim] of `type`. */
-  embed(op: { rows: number; dim: number; type: 'f16' | 'bf16' | 'f32'; staged: T; x: T }): void;
+  /** x = embedding rows, staged by the host as [rows] of `type`, bytes as in the file. */
+  embed(op: { rows: number; dim: number; type: DenseType; staged: T; x: T }): void;
 
   /** h = RMSNorm(x); q = Wq h, k = Wk h, v = Wv h; ternary matrices see h quantised to int8, once for the three. */
   qkv(op: {

@@ -1,8 +1,11 @@
 import { GgufError } from './error.ts';
 import * as bf16 from './layouts/bf16.ts';
+import type { Blocks } from './layouts/blocks.ts';
 import * as f16 from './layouts/f16.ts';
 import * as f32 from './layouts/f32.ts';
 import * as i2s from './layouts/i2_s.ts';
+import * as q6k from './layouts/q6_k.ts';
+import * as q80 from './layouts/q8_0.ts';
 
 /** What every file in layouts/ tells of its layout. */
 export interface Layout {
@@ -10,6 +13,8 @@ export interface Layout {
   readonly id: number;
   /** Row length (ne0) must be a multiple of this. */
   readonly rowMultiple: number;
+  /** Of a layout whose blocks have scales that are to be checked. */
+  readonly blocks?: Blocks;
   /** Bytes of a tensor of dims (ne0 first). */
   sizeBytes(dims: readonly number[]): number;
   /** packed (sizeBytes(dims) long) -> values in file order; where names file and tensor in an error. */
@@ -17,9 +22,9 @@ export interface Layout {
 }
 
 /** Types whose values this build reads. */
-export type ReadType = 'F32' | 'F16' | 'BF16' | 'I2_S';
+export type ReadType = 'F32' | 'F16' | 'BF16' | 'I2_S' | 'Q8_0' | 'Q6_K';
 
-const LAYOUTS: Readonly<Record<ReadType, Layout>> = { F32: f32, F16: f16, BF16: bf16, I2_S: i2s };
+const LAYOUTS: Readonly<Record<ReadType, Layout>> = { F32: f32, F16: f16, BF16: bf16, I2_S: i2s, Q8_0: q80, Q6_K: q6k };
 
 // Ids as in ggml of August 2026; 36 to 39 as in the bitnet.cpp fork, of which ggml reuses 39 for MXFP4.
 const UNREAD = {
@@ -27,13 +32,11 @@ const UNREAD = {
   3: 'Q4_1',
   6: 'Q5_0',
   7: 'Q5_1',
-  8: 'Q8_0',
   9: 'Q8_1',
   10: 'Q2_K',
   11: 'Q3_K',
   12: 'Q4_K',
   13: 'Q5_K',
-  14: 'Q6_K',
   15: 'Q8_K',
   16: 'IQ2_XXS',
   17: 'IQ2_XS',

@@ -196,9 +196,11 @@ function checkTensors(header: GgufHeader, c: Config, file: string): void {
       );
     }
     checkType(tensor, file, dims.length === 1 ? NORM_TYPES : isTable(name) ? TABLE_TYPES : MATRIX_TYPES);
-    if (tensor.type !== 'I2_S' && dims.length > 1 && dims[0] % 8 !== 0) {
+    // Kernels read eight numbers at a time.
+    const multiple = Math.max(8, layoutOf(tensor.type)?.rowMultiple ?? 1);
+    if (dims.length > 1 && dims[0] % multiple !== 0) {
       throw new GgufError(
-        `${file}: tensor '${name}': row length ${dims[0]}, expected a multiple of 8 (${tensor.type})`,
+        `${file}: tensor '${name}': row length ${dims[0]}, expected a multiple of ${multiple} (${tensor.type})`,
         tensor.at,
       );
     }
@@ -230,7 +232,7 @@ const SHARED_INPUT = [
   ['ffn_gate', 'ffn_up'],
 ];
 const NORM_TYPES = ['F32', 'F16'];
-const TABLE_TYPES = ['F16', 'BF16', 'F32'];
+const TABLE_TYPES = ['F16', 'BF16', 'F32', 'Q8_0', 'Q6_K'];
 const MATRIX_TYPES = ['I2_S', 'F16', 'BF16', 'F32'];
 const isTable = (name: string) => name === 'token_embd.weight' || name === 'output.weight';
 

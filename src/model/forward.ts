@@ -1,4 +1,4 @@
-import type { KvCache, Matrix, Norm, Ops, RowPlaces, Tensor } from '../backend/backend.ts';
+import type { DenseType, KvCache, Matrix, Norm, Ops, RowPlaces, Tensor } from '../backend/backend.ts';
 import type { Config } from './config.ts';
 
 export interface LayerWeights<T extends Tensor> {
@@ -19,7 +19,7 @@ export interface ModelWeights<T extends Tensor> {
   readonly layers: readonly LayerWeights<T>[];
   readonly outputNorm: Norm<T>;
   readonly head: Matrix<T>;
-  readonly embeddingType: 'f16' | 'bf16' | 'f32';
+  readonly embeddingType: DenseType;
 }
 
 /** The tensors that a step reads and writes; the host fills the first group. All f32 but where said. */

@@ -35,7 +35,7 @@ export interface Stepper extends StepLimits {
   dispose(): void;
 }
 
-/** Shapes kept, 22 KB each for 30 layers (186 words a layer): one a number of decoding sequences, and those of the last pieces of prompts. */
+/** Shapes kept, 23 KB each for 30 layers (193 words a layer): one a number of decoding sequences, and those of the last pieces of prompts. */
 const MAX_SHAPES = 32;
 
 interface Shape<T extends Tensor> {

@@ -1,8 +1,9 @@
-import type { Backend, Matrix, Norm, Tensor, WeightType } from '../backend/backend.ts';
+import type { Backend, DenseType, Matrix, Norm, Tensor, WeightType } from '../backend/backend.ts';
 import { GgufError } from '../gguf/error.ts';
 import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
+import { checkScales } from '../gguf/layouts/blocks.ts';
 import { checkCodes, readScale, TAIL_BYTES } from '../gguf/layouts/i2_s.ts';
-import { decode } from '../gguf/layouts.ts';
+import { decode, layoutOf } from '../gguf/layouts.ts';
 import type { Source } from '../gguf/source.ts';
 import type { Config } from './config.ts';
 import type { LayerWeights, ModelWeights } from './forward.ts';
@@ -37,7 +38,8 @@ export interface LoadOptions {
 /**
  * Reads the tensors of a checked file, in file order, straight into the backend's memory.
  *
- * @throws GgufError for a scale that is no positive number or a code 3 in I2_S, with its byte
+ * @throws GgufError for a scale that is no positive number or a code 3 in I2_S, or a scale that is not finite in Q8_0 or Q6_K,
+ * with its byte. Rows of an embedding that is not the head as well are read as they come, unchecked.
  * @throws the signal's reason when aborted; whatever was allocated is freed
  */
 export async function loadWeights<T extends Tensor>(
@@ -62,6 +64,7 @@ export async function loadWeights<T extends Tensor>(
   try {
     for (const info of wanted) {
       const isNorm = info.dims.length === 1;
+      const blocks = layoutOf(info.type)?.blocks;
       const tensor = backend.alloc(isNorm ? 4 * info.dims[0] : info.bytes);
       tensors.set(info.name, tensor);
       if (isNorm) {
@@ -75,6 +78,7 @@ export async function loadWeights<T extends Tensor>(
           signal?.throwIfAborted();
           await source.read(info.at + at, into);
           if (info.type === 'I2_S') checkTernary(info, at, into, source.name);
+          if (blocks !== undefined) checkScales(blocks, into, at, `${source.name}: tensor '${info.name}'`, info.at);
           loadedBytes += into.length;
           onProgress?.({ loadedBytes, totalBytes, tensor: info.name });
         });
@@ -138,7 +142,7 @@ function collect<T extends Tensor>(header: GgufHeader, c: Config, tensors: Reado
     layers,
     outputNorm: norm('output_norm.weight'),
     head: matrix(c.headTensor),
-    embeddingType: typeOf('token_embd.weight') as 'f16' | 'bf16' | 'f32',
+    embeddingType: typeOf('token_embd.weight') as DenseType,
   };
 }
 

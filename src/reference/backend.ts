@@ -1,7 +1,7 @@
 import type { Backend, Matrix, Norm, Ops, Program, Tensor } from '../backend/backend.ts';
 import { PICK_BYTES } from '../sampler.ts';
 import { attention } from './attention.ts';
-import { embed } from './embed.ts';
+import { decodeRow } from './decode_row.ts';
 import { glu } from './glu.ts';
 import { appendKv, gatherKv, type KvLayer } from './kv_cache.ts';
 import { linear } from './linear.ts';
@@ -64,7 +64,9 @@ export function referenceBackend(): Backend<ReferenceTensor> {
 function referenceOps(enqueue: (step: () => void) => void): Ops<ReferenceTensor> {
   return {
     embed: ({ rows, dim, type, staged, x }) =>
-      enqueue(() => floats(x).set(embed(type, new Uint8Array(staged.buffer), rows, dim))),
+      enqueue(() => {
+        for (let r = 0; r < rows; r++) row(x, r, dim).set(decodeRow(type, new Uint8Array(staged.buffer), r, dim));
+      }),
 
     qkv: ({ rows, x, norm, wq, wk, wv, q, k, v }) =>
       enqueue(() => {

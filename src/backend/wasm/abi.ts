@@ -3,7 +3,6 @@ import { instantiateSync } from '@assemblyscript/loader';
 /** What assembly/index.ts exports. */
 export interface Kernels {
   enterThread(index: number): void;
-  bitLinearScratchBytes(cols: number): number;
   preparedBytes(dim: number, weightType: number): number;
   sampleScratchBytes(vocab: number): number;
   runProgram(list: number, index: number, threads: number): void;

@@ -58,6 +58,8 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     f16: kernels.F16.value,
     bf16: kernels.BF16.value,
     f32: kernels.F32.value,
+    q8_0: kernels.Q8_0.value,
+    q6_k: kernels.Q6_K.value,
   };
 
   let words: number[] | undefined;
@@ -108,15 +110,19 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     return prepared;
   }
 
-  /** Scratch of each thread in a matmul; it lies behind what is shared, see scratchBytes. */
-  const unpackBytes = (cols: number) => align(kernels.bitLinearScratchBytes(cols));
-
-  function linear(w: Matrix<WasmTensor>, prepared: number, rows: number, y: number, add: boolean, scratch: WasmTensor): void {
-    const unpacked = unpackBytes(w.cols);
+  function linear(
+    w: Matrix<WasmTensor>,
+    prepared: number,
+    rows: number,
+    y: number,
+    add: boolean,
+    scratch: WasmTensor,
+  ): void {
+    // The end of scratch: four unpacked rows or a decoded one for each thread.
+    const own = scratch.at + scratch.bytes - threads * align(w.cols * 4);
     command(
       code.LINEAR,
-      ...[weightCode[w.type], w.tensor.at, w.rows, w.cols, prepared, rows, y, w.rows, add ? 1 : 0],
-      ...[scratch.at + scratch.bytes - threads * unpacked, unpacked],
+      ...[weightCode[w.type], w.tensor.at, w.rows, w.cols, prepared, rows, y, w.rows, add ? 1 : 0, own],
     );
   }
 
@@ -211,7 +217,7 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     },
     scratchBytes(rows, cols, context, vocab) {
       const widest = Math.max(...(['i2_s', 'f32'] as const).map((type) => rowBytes(cols, type)));
-      const matmul = 2 * align(rows * cols * 4) + align(rows * widest) + threads * unpackBytes(cols) + 64;
+      const matmul = 2 * align(rows * cols * 4) + align(rows * widest) + threads * align(cols * 4);
       const thread = Math.max(align(context * 4 + 16), align(kernels.sampleScratchBytes(vocab)));
       return Math.max(matmul, threads * thread);
     },

@@ -63,7 +63,7 @@ export function answersRight(module: WebAssembly.Module): boolean {
   const output = memory.alloc(4 * rows);
   const words = [
     ...[fresh.PREPARE.value, 11, 1, 0, input.at, 0, 0, cols, fresh.I2_S.value, 0, prepared.at],
-    ...[fresh.LINEAR.value, 13, fresh.I2_S.value, weights.at, rows, cols, prepared.at, 1, output.at, rows, 0, 0, 0],
+    ...[fresh.LINEAR.value, 12, fresh.I2_S.value, weights.at, rows, cols, prepared.at, 1, output.at, rows, 0, 0],
     0,
   ];
   const list = memory.alloc(4 * words.length);
