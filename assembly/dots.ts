@@ -436,3 +436,71 @@ export function bitTile4x2(tile: usize, p: usize, q: usize, cols: i32): usize {
     v128.store(at, i16x8.shl(odd, field << 1), 64);
   }
 }
+
+// ---- 7-bit codes of a screened head (kernels/screen.ts) ----
+//
+// Codes u8, in order. An activation is a whole number from -2032 to 2032; for each 32 k:
+//
+//   DOT 1, 2   int8 [32] of the sixteenths, then int8 [32] of the rest: q = 16 high + low, high -127 … 127, low -8 … 7
+//   DOT 0      int16 [32]
+
+/** Writes activations k (a multiple of 8) … k + 7, the lanes of q. */
+// @ts-ignore: decorator
+@inline export function storeScreened(act: usize, k: i32, q: v128): void {
+  if (DOT == 0) {
+    v128.store(act + <usize>(k << 1), q);
+    return;
+  }
+  const high = i16x8.shr_s(i16x8.add(q, i16x8.splat(8)), 4);
+  const low = i16x8.sub(q, i16x8.shl(high, 4));
+  const at = act + <usize>(((k >> 5) << 6) + (k & 31));
+  store<i64>(at, i64x2.extract_lane(i8x16.narrow_i16x8_s(high, high), 0));
+  store<i64>(at, i64x2.extract_lane(i8x16.narrow_i16x8_s(low, low), 0), 32);
+}
+
+/**
+ * Sums of code * activation of two rows of `cols` codes, cols a multiple of 32: the first in the low, the second in the high
+ * half of the result. Touches two rows from `ahead` on.
+ */
+export function screenDots2(w0: usize, w1: usize, act: usize, cols: i32, ahead: usize): i64 {
+  const at = thread;
+  const end = w0 + <usize>cols;
+  let touched: i32 = 0;
+  // High and low halves of 32 k each: sixteenths (a, b) and rests (c, d) of the two rows.
+  let aL = i32x4.splat(0), aH = i32x4.splat(0), bL = i32x4.splat(0), bH = i32x4.splat(0);
+  let cL = i32x4.splat(0), cH = i32x4.splat(0), dL = i32x4.splat(0), dH = i32x4.splat(0);
+  for (; w0 < end; w0 += 32, w1 += 32, act += 64, ahead += 64) {
+    touched ^= load<i32>(ahead);
+    const k0 = v128.load(act), k1 = v128.load(act, 16), j0 = v128.load(act, 32), j1 = v128.load(act, 48);
+    const x0 = v128.load(w0), x1 = v128.load(w0, 16), y0 = v128.load(w1), y1 = v128.load(w1, 16);
+    if (DOT == 2) {
+      aL = dotAdd(aL, k0, x0); aH = dotAdd(aH, k1, x1);
+      bL = dotAdd(bL, k0, y0); bH = dotAdd(bH, k1, y1);
+      cL = dotAdd(cL, j0, x0); cH = dotAdd(cH, j1, x1);
+      dL = dotAdd(dL, j0, y0); dH = dotAdd(dH, j1, y1);
+    } else if (DOT == 1) {
+      // Two products of 127 * 127 just fit an i16 lane.
+      aL = widen(aL, v128.relaxed_dot<i16>(k0, x0)); aH = widen(aH, v128.relaxed_dot<i16>(k1, x1));
+      bL = widen(bL, v128.relaxed_dot<i16>(k0, y0)); bH = widen(bH, v128.relaxed_dot<i16>(k1, y1));
+      cL = widen(cL, i16x8.add(v128.relaxed_dot<i16>(j0, x0), v128.relaxed_dot<i16>(j1, x1)));
+      dL = widen(dL, i16x8.add(v128.relaxed_dot<i16>(j0, y0), v128.relaxed_dot<i16>(j1, y1)));
+    } else {
+      aL = i32x4.add(aL, i32x4.dot_i16x8_s(k0, i16x8.extend_low_i8x16_u(x0)));
+      aH = i32x4.add(aH, i32x4.dot_i16x8_s(k1, i16x8.extend_high_i8x16_u(x0)));
+      bL = i32x4.add(bL, i32x4.dot_i16x8_s(k0, i16x8.extend_low_i8x16_u(y0)));
+      bH = i32x4.add(bH, i32x4.dot_i16x8_s(k1, i16x8.extend_high_i8x16_u(y0)));
+      cL = i32x4.add(cL, i32x4.dot_i16x8_s(j0, i16x8.extend_low_i8x16_u(x1)));
+      cH = i32x4.add(cH, i32x4.dot_i16x8_s(j1, i16x8.extend_high_i8x16_u(x1)));
+      dL = i32x4.add(dL, i32x4.dot_i16x8_s(j0, i16x8.extend_low_i8x16_u(y1)));
+      dH = i32x4.add(dH, i32x4.dot_i16x8_s(j1, i16x8.extend_high_i8x16_u(y1)));
+    }
+  }
+  store<i32>(at, touched, 288);
+  v128.store(at, aL); v128.store(at, aH, 16);
+  v128.store(at, bL, 32); v128.store(at, bH, 48);
+  v128.store(at, cL, 64); v128.store(at, cH, 80);
+  v128.store(at, dL, 96); v128.store(at, dH, 112);
+  const sums = sumPairs4(at);
+  const high = DOT == 0 ? sums : i32x4.shl(sums, 4);
+  return i64x2.extract_lane(i32x4.add(high, i32x4.shuffle(sums, sums, 2, 3, 2, 3)), 0);
+}

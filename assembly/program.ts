@@ -11,14 +11,16 @@
 //   4096  constants and accumulators of each thread (lanes.ts)
 
 import { barrier, signal, waitWhile } from './barrier';
+import { F16_BIAS } from './lanes';
 import { attentionHead } from './kernels/attention';
 import { bitLinear, TILE_ROWS } from './kernels/bit_linear';
 import { decodeRow } from './kernels/decode_row';
 import { denseLinear } from './kernels/dense_linear';
 import { glu } from './kernels/glu';
-import { I2_S, prepareRow, preparedBytes } from './kernels/prepare';
+import { F16, I2_S, prepareRow, preparedBytes } from './kernels/prepare';
 import { ropeHead, storeHead } from './kernels/rope';
-import { sample } from './kernels/sample';
+import { HEAP, sample } from './kernels/sample';
+import { buildScreen, prepareScreened, rescore, screenRowBytes, screenRows } from './kernels/screen';
 
 export const BARRIER: i32 = 1;
 export const EMBED: i32 = 2;
@@ -28,6 +30,10 @@ export const GLU: i32 = 5;
 export const ROPE: i32 = 6;
 export const ATTENTION: i32 = 7;
 export const SAMPLE: i32 = 8;
+export const SCREEN_BUILD: i32 = 9;
+export const SCREEN_PREPARE: i32 = 10;
+export const SCREEN: i32 = 11;
+export const RESCORE: i32 = 12;
 
 const BARRIER_AT: usize = 2048;
 const START_AT: usize = 2112;
@@ -45,6 +51,10 @@ export function runProgram(list: usize, index: i32, threads: i32): void {
     else if (op == ROPE) runRope(list + 8, index, threads);
     else if (op == ATTENTION) runAttention(list + 8, index, threads);
     else if (op == SAMPLE) runSample(list + 8, index, threads);
+    else if (op == SCREEN_BUILD) runScreenBuild(list + 8, index, threads);
+    else if (op == SCREEN_PREPARE) runScreenPrepare(list + 8, index, threads);
+    else if (op == SCREEN) runScreen(list + 8, index, threads);
+    else if (op == RESCORE) runRescore(list + 8, index, threads);
     else unreachable();
     list += <usize>load<i32>(list, 4) << 2;
   }
@@ -193,6 +203,50 @@ function runSample(a: usize, index: i32, threads: i32): void {
     sample(
       <usize>(arg(a, 2) + r * vocab * 4), vocab, <usize>(arg(a, 3) + r * arg(a, 4)), <usize>(arg(a, 5) + r * arg(a, 6)),
       <usize>(arg(a, 7) + index * arg(a, 8)),
+    );
+  }
+}
+
+// [weight type, w, rows, cols, screen, decoded]
+// `decoded` has 4 * cols bytes a thread, padded to 64.
+function runScreenBuild(a: usize, index: i32, threads: i32): void {
+  const rows = arg(a, 2), cols = arg(a, 3);
+  const decoded = <usize>(arg(a, 5) + index * ((4 * cols + 63) & ~63));
+  const begin = shareOf4(rows, index, threads), end = shareOf4(rows, index + 1, threads);
+  buildScreen(arg(a, 0), <usize>arg(a, 1), rows, cols, <usize>arg(a, 4), begin, end, decoded);
+}
+
+// [batch, cols, weight type, prepared, act]
+function runScreenPrepare(a: usize, index: i32, threads: i32): void {
+  const cols = arg(a, 1), type = arg(a, 2);
+  const unit: f32 = type == F16 ? <f32>1 / F16_BIAS : 1; // as prepare.ts leaves it
+  const end = share(arg(a, 0), index + 1, threads);
+  for (let b = share(arg(a, 0), index, threads); b < end; b++) {
+    prepareScreened(<usize>(arg(a, 3) + b * preparedBytes(cols, type) + 64), unit, cols, <usize>(arg(a, 4) + b * screenRowBytes(cols)));
+  }
+}
+
+// [screen, rows, cols, act, batch, z, lower, params, stride]
+function runScreen(a: usize, index: i32, threads: i32): void {
+  const rows = arg(a, 1);
+  const begin = shareOf4(rows, index, threads), end = shareOf4(rows, index + 1, threads);
+  screenRows(
+    <usize>arg(a, 0), rows, arg(a, 2), <usize>arg(a, 3), arg(a, 4), <usize>arg(a, 5), <usize>arg(a, 6), <usize>arg(a, 7), <usize>arg(a, 8),
+    begin, end,
+  );
+}
+
+// [weight type, w, rows, cols, prepared, batch, screen, act, z, lower, params, stride, scratch, scratch bytes of a thread]
+function runRescore(a: usize, index: i32, threads: i32): void {
+  const type = arg(a, 0), rows = arg(a, 2), cols = arg(a, 3);
+  const begin = shareOf4(rows, index, threads), end = shareOf4(rows, index + 1, threads);
+  const heap = <usize>(arg(a, 12) + index * arg(a, 13));
+  for (let b = 0; b < arg(a, 5); b++) {
+    const logits = b * rows * 4;
+    rescore(
+      type, <usize>arg(a, 1), rows, cols, <usize>(arg(a, 4) + b * preparedBytes(cols, type)), <usize>arg(a, 6),
+      <usize>(arg(a, 7) + b * screenRowBytes(cols)), <usize>(arg(a, 8) + logits), <usize>(arg(a, 9) + logits),
+      <usize>(arg(a, 10) + b * arg(a, 11)), begin, end, heap, heap + HEAP * 8,
     );
   }
 }

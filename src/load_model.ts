@@ -28,6 +28,12 @@ export interface LoadModelOptions {
   readonly parallel?: number;
   /** How keys and values are stored. Default 'f16'. */
   readonly kv?: KvType;
+  /**
+   * 'auto' reads a 7-bit copy of the output head for each token, and from the file's own numbers only the rows whose logits a
+   * sampler can tell apart: tokens are those of 'exact', which reads all; only `probability` is off, by the little that the
+   * other rows are. The copy takes vocab * dim bytes. Default 'auto'.
+   */
+  readonly head?: 'auto' | 'exact';
   /** Overrides the activation where the file leaves it open (architecture `bitnet`). */
   readonly activation?: Activation;
   readonly onProgress?: (progress: LoadProgress) => void;
@@ -67,8 +73,6 @@ export interface CompleteOptions extends GenerateOptions {
 
 export interface LogitsOptions {
   readonly kv?: KvType;
-  /** How the output head is computed. Both are the same now: exactly, from the file's own numbers. */
-  readonly head?: 'exact' | 'auto';
   /** Rows of one forward pass, 1 to 16; default 16. */
   readonly batch?: number;
 }
@@ -112,6 +116,7 @@ export async function loadModel(
   const { parallel = 4, kv: kvType = 'f16', signal } = options;
   count('parallel', parallel, MAX_OUTS);
   checkKv(kvType);
+  checkHead(options.head);
   if (options.contextSize !== undefined) count('contextSize', options.contextSize, 1 << 24);
   signal?.throwIfAborted();
 
@@ -278,6 +283,10 @@ function openCache(backend: WasmBackend, config: Config, type: KvType, contextSi
 
 function checkKv(type: KvType): void {
   if (type !== 'f16' && type !== 'f32') throw new RangeError(`kv: got '${String(type)}', expected f16 or f32`);
+}
+
+function checkHead(head: 'auto' | 'exact' = 'auto'): void {
+  if (head !== 'auto' && head !== 'exact') throw new RangeError(`head: got '${String(head)}', expected auto or exact`);
 }
 
 function count(option: string, value: number, most: number): void {

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Backend, KvType, Matrix, Norm, Tensor, WeightType } from '../dist/backend/backend.js';
+import type { Backend, DenseType, KvType, Matrix, Norm, Tensor, WeightType } from '../dist/backend/backend.js';
 import { attention } from '../dist/reference/attention.js';
 import { type ReferenceTensor, referenceBackend } from '../dist/reference/backend.js';
 import { decodeRow } from '../dist/reference/decode_row.js';
@@ -251,7 +251,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
           const logits = b.out(rows * m);
           const common = { outs: rows, index: b.put(index), x: b.put(x), norm: b.norm(weight), w: b.matrix(w) };
           const scratch = b.scratch(16, Math.max(m, k));
-          return { enqueue: () => b.ops.head({ ...common, logits, scratch }), outputs: [logits] };
+          return { enqueue: () => b.ops.head({ ...common, screen: undefined, logits, scratch }), outputs: [logits] };
         };
         await compare(op, r.seed, build, () =>
           boundsOf(rows, (i) => linearBound(w, rmsNorm(rowOf(x, index[i], k), weight, EPS))),
@@ -373,8 +373,88 @@ export function contract(name: string, open: () => Promise<Backend>): void {
       }
     }
 
+    for (const type of ['f16', 'bf16', 'f32', 'q8_0', 'q6_k'] as const) {
+      testCase(`head screened, ${type}`, (r, op) => screenContract(backend, r, op, type));
+    }
+
     testCase('a layer in one program equals one program an op', (r) => layerContract(backend, r));
   });
+}
+
+/** Samplers that look at few logits, at some more, and at all. */
+const SCREENED: SamplerOptions[] = [
+  { temperature: 0 },
+  { topK: 40 },
+  { topK: 5, repeatPenalty: 1.3, repeatLastN: 64, logitBias: { 7: -3, 1000: 2 } },
+  { temperature: 0, frequencyPenalty: 0.5, repeatLastN: -1 },
+  { topK: 0 },
+];
+
+/**
+ * A screened head against the same backend's head: what a sampler looks at has to be the same to the last bit. Hidden states
+ * are normal, with outliers, zero, and one that is no number; some rows of the head are equal, some zero.
+ */
+async function screenContract(backend: Backend, r: Random, op: string, type: DenseType): Promise<void> {
+  const [vocab, dim, rows, context] = [4099, 256, 8, 128];
+  const weights = r.normal(vocab * dim, 1 / 16);
+  weights.copyWithin(100 * dim, 3 * dim, 5 * dim);
+  weights.fill(0, 2000 * dim, 2010 * dim);
+  const w: HostMatrix = { type, rows: vocab, cols: dim, bytes: denseBytes(type, weights) };
+  const x = r.normal(rows * dim);
+  for (let i = dim; i < 2 * dim; i += 50) x[i] *= 40;
+  x.fill(0, 2 * dim, 3 * dim);
+  x[3 * dim + 5] = Number.NaN;
+  const index = Int32Array.from([0, 1, 2, 3, 4, 5, 6, 7, 1, 0]);
+  const outs = index.length;
+  const stride = paramsBytes(context);
+  const params = new Uint8Array(outs * stride);
+  const tokens = Array.from({ length: outs }, () => Array.from({ length: context }, () => r.below(vocab)));
+  const samplers = tokens.map((_, i) => resolveSampler({ seed: 1, ...SCREENED[i % SCREENED.length] }, vocab));
+  samplers.forEach((sampler, i) => {
+    writeParams(new DataView(params.buffer, i * stride), sampler, 0, tokens[i], context);
+  });
+  const [exact, screened, picked, pickedExact] = (
+    await outcome(backend, (b) => {
+      const [exactOut, logits] = [b.out(outs * vocab), b.out(outs * vocab)];
+      const [picks, exactPicks] = [b.out((outs * PICK_BYTES) / 4), b.out((outs * PICK_BYTES) / 4)];
+      const matrix = b.matrix(w);
+      const copy = b.put(new Uint8Array(backend.screenBytes(vocab, dim)).fill(0xff));
+      const lower = b.put(new Float32Array(outs * vocab).fill(Number.NaN));
+      const screen = { copy, lower, params: b.put(params), stride };
+      const common = { outs, index: b.put(index), x: b.put(x), norm: b.norm(new Float32Array(dim).fill(1)), w: matrix };
+      const scratch = b.scratch(16, dim, context, vocab);
+      return {
+        enqueue() {
+          b.ops.head({ ...common, screen: undefined, logits: exactOut, scratch });
+          b.ops.buildScreen({ w: matrix, copy, scratch });
+          b.ops.head({ ...common, screen, logits, scratch });
+          b.ops.sample({ outs, vocab, logits, params: screen.params, stride, picks, scratch });
+          b.ops.sample({ outs, vocab, logits: exactOut, params: screen.params, stride, picks: exactPicks, scratch });
+        },
+        outputs: [exactOut, logits, picks, exactPicks],
+      };
+    })
+  ).map(floats);
+  for (let o = 0; o < outs; o++) {
+    const [e, s] = [rowOf(exact, o, vocab), rowOf(screened, o, vocab)];
+    const { temperature, topK, biasIds } = samplers[o];
+    const changed = [...biasIds, ...(o % 5 === 2 ? tokens[o].slice(-64) : o % 5 === 3 ? tokens[o] : [])];
+    const k = temperature > 0 ? topK : 1;
+    const wanted = k === 0 ? vocab : k + changed.length;
+    const order = [...e.keys()].sort((a, b) => e[b] - e[a] || a - b).slice(0, wanted);
+    const got = [...s.keys()].sort((a, b) => s[b] - s[a] || a - b).slice(0, wanted);
+    if (index[o] !== 3) expect(got, `${op}, out ${o}, seed ${r.seed}: ids of the ${wanted} best`).toEqual(order);
+    const ids = Int32Array.from([...order, ...changed]);
+    const at = (z: Float32Array) => Float32Array.from(ids, (id) => z[id]);
+    agree({ op: `${op}, out ${o}, logits that count`, seed: r.seed, expected: at(e), actual: at(s) });
+    if (k > 0 && index[o] === 0) {
+      const off = s.filter((z, id) => z !== e[id]).length;
+      expect(off, `${op}, out ${o}: rows left out`).toBeGreaterThan(vocab / 2);
+    }
+    // Id and logit of the pick; the probability sums what was left out.
+    const pick = (z: Float32Array) => z.subarray(o * 4, o * 4 + 2);
+    agree({ op: `${op}, pick ${o}`, seed: r.seed, expected: pick(pickedExact), actual: pick(picked) });
+  }
 }
 
 /** Memory and programs, without arithmetic. */
@@ -547,7 +627,7 @@ async function layerContract(backend: Backend, r: Random): Promise<void> {
     () => ops.attnOut({ rows, attn: out, norm: subNorm, wo, x, scratch }),
     () => ops.gateUp({ rows, x, norm: ffnNorm, gate, up, activation: 'silu', out: h, scratch }),
     () => ops.down({ rows, h, norm: ffnSubNorm, wdown, x, scratch }),
-    () => ops.head({ outs: rows, index: pos, x, norm: outNorm, w, logits, scratch }),
+    () => ops.head({ outs: rows, index: pos, x, norm: outNorm, w, screen: undefined, logits, scratch }),
   ];
   const single = steps.map((step) => backend.record(step));
   const whole = backend.record(() => {

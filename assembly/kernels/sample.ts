@@ -17,7 +17,7 @@
 import { expF32x4, maxF32x4 } from '../lanes';
 
 /** 8 KiB of heap stay in the first cache; people ask for 40 of the best, or for all. */
-const HEAP: i32 = 1024;
+export const HEAP: i32 = 1024;
 const BUCKETS: i32 = 2048;
 const HISTOGRAM: usize = HEAP * 8;
 const CHANGED: usize = HISTOGRAM + 4 * BUCKETS * 8;
@@ -112,7 +112,7 @@ function choose(logits: usize, vocab: i32, params: usize, scratch: usize): i32 {
 }
 
 // @ts-ignore: decorator
-@inline function logitOf(key: u32): f32 {
+@inline export function logitOf(key: u32): f32 {
   return reinterpret<f32>(key ^ (~(<i32>key >> 31) | 0x80000000));
 }
 
@@ -192,7 +192,7 @@ function change(logits: usize, params: usize, changed: usize): i32 {
 // ---- a short prefix: heap and sort ----
 
 /** The k best into heap, best first; returns how many there are. A later equal is no better than what the heap has. */
-function best(logits: usize, vocab: i32, k: i32, heap: usize): i32 {
+export function best(logits: usize, vocab: i32, k: i32, heap: usize): i32 {
   let n = 0;
   let threshold: f32 = -Infinity;
   let thresholds = f32x4.splat(threshold);

@@ -31,6 +31,17 @@ export interface Norm<T extends Tensor = Tensor> {
   readonly eps: number;
 }
 
+/** A cheap copy of a head, and whose logits are wanted: what lets `head` leave out rows that cannot win. */
+export interface Screen<T extends Tensor = Tensor> {
+  /** Of `buildScreen`. */
+  readonly copy: T;
+  /** f32 [outs][vocab], scratch. */
+  readonly lower: T;
+  /** Of `sample`. */
+  readonly params: T;
+  readonly stride: number;
+}
+
 export type KvType = 'f32' | 'f16';
 
 /**
@@ -117,8 +128,24 @@ export interface Ops<T extends Tensor = Tensor> {
   /** x += Wdown RMSNorm(h), without the norm where the family has none. */
   down(op: { rows: number; h: T; norm: Norm<T> | undefined; wdown: Matrix<T>; x: T; scratch: T }): void;
 
-  /** logits [outs][vocab] of the rows named in `index` [outs] i32: W RMSNorm(x[index]). */
-  head(op: { outs: number; index: T; x: T; norm: Norm<T>; w: Matrix<T>; logits: T; scratch: T }): void;
+  /** Fills `copy`, `screenBytes` long, for `head` to screen with. */
+  buildScreen(op: { w: Matrix<T>; copy: T; scratch: T }): void;
+
+  /**
+   * logits [outs][vocab] of the rows named in `index` [outs] i32: W RMSNorm(x[index]). With a screen, only those that `sample`
+   * with these params can tell apart: its k best, and all that have a bias or penalty. The others may be off, by less than
+   * what would make them one of the k best.
+   */
+  head(op: {
+    outs: number;
+    index: T;
+    x: T;
+    norm: Norm<T>;
+    w: Matrix<T>;
+    screen: Screen<T> | undefined;
+    logits: T;
+    scratch: T;
+  }): void;
 
   /**
    * Picks a token for each row of logits [outs][vocab]. `params`, `stride` bytes a row, and `picks` are drawn in
@@ -145,6 +172,8 @@ export interface Backend<T extends Tensor = Tensor> {
   read(tensor: T, at: number, into: Uint8Array): Promise<void>;
   /** Bytes of `scratch` for ops of up to `rows` rows, `cols` columns, `context` positions and `vocab` logits. */
   scratchBytes(rows: number, cols: number, context: number, vocab: number): number;
+  /** Bytes of the copy that screens a head of `rows` x `cols`. */
+  screenBytes(rows: number, cols: number): number;
   readonly ops: Ops<T>;
   /** Everything that `build` enqueues through `ops`, as a program. */
   record(build: () => void): Program;

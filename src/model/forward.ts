@@ -1,4 +1,4 @@
-import type { DenseType, KvCache, Matrix, Norm, Ops, RowPlaces, Tensor } from '../backend/backend.ts';
+import type { DenseType, KvCache, Matrix, Norm, Ops, RowPlaces, Screen, Tensor } from '../backend/backend.ts';
 import type { Config } from './config.ts';
 
 export interface LayerWeights<T extends Tensor> {
@@ -50,7 +50,7 @@ export interface Activations<T extends Tensor> {
 
 /**
  * The forward pass of BitNet b1.58 (arXiv 2402.17764, 2504.12285), for `rows` rows of any sequences and positions; logits of
- * the `outs` rows named in `a.index`.
+ * the `outs` rows named in `a.index`, or with a screen those of them that a sampler needs.
  */
 export function forward<T extends Tensor>(
   ops: Ops<T>,
@@ -60,6 +60,7 @@ export function forward<T extends Tensor>(
   a: Activations<T>,
   rows: number,
   outs: number,
+  screen?: Screen<T>,
 ): void {
   const { x, q, k, v, attn, ffn, scratch, rope, places } = a;
   const { heads, ropeDim, ropeStyle, activation } = c;
@@ -72,5 +73,5 @@ export function forward<T extends Tensor>(
     ops.gateUp({ rows, x, norm: l.ffnNorm, gate: l.gate, up: l.up, activation, out: ffn, scratch });
     ops.down({ rows, h: ffn, norm: l.ffnSubNorm, wdown: l.down, x, scratch });
   }
-  if (outs > 0) ops.head({ outs, index: a.index, x, norm: w.outputNorm, w: w.head, logits: a.logits, scratch });
+  if (outs > 0) ops.head({ outs, index: a.index, x, norm: w.outputNorm, w: w.head, screen, logits: a.logits, scratch });
 }

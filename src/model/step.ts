@@ -82,6 +82,12 @@ export function createStepper<T extends Tensor>(
   };
   const paramsTensor = alloc(maxOuts * paramsStride);
   const picksTensor = alloc(maxOuts * PICK_BYTES);
+  const screen = w.screen && {
+    copy: w.screen,
+    lower: alloc(maxOuts * c.vocab * 4),
+    params: paramsTensor,
+    stride: paramsStride,
+  };
   backend.write(a.rope, 0, new Uint8Array(ropeTable(c, w.ropeFreqs, context).buffer));
 
   const tokens = new Int32Array(maxRows);
@@ -97,7 +103,8 @@ export function createStepper<T extends Tensor>(
   /** A program for one shape of batch, and the views of what goes in and out, so that a step makes none. */
   function shapeOf(rows: number, outs: number, sample: boolean): Shape<T> {
     const program = backend.record(() => {
-      forward(backend.ops, c, w, kv.cache, a, rows, outs);
+      // Whoever reads logits gets all of them as the file has them; a sampler looks at the best.
+      forward(backend.ops, c, w, kv.cache, a, rows, outs, sample ? screen : undefined);
       if (sample) {
         const { logits, scratch } = a;
         const stride = paramsStride;

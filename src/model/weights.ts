@@ -24,6 +24,8 @@ export interface EmbeddingTable {
 }
 
 export interface LoadedWeights<T extends Tensor> extends ModelWeights<T> {
+  /** Copy of the head that it is screened with. */
+  readonly screen: T | undefined;
   readonly embedding: EmbeddingTable;
   /** [ropeDim / 2] divisors of the rotation frequencies, where the file has them. */
   readonly ropeFreqs: Float32Array | undefined;
@@ -31,6 +33,8 @@ export interface LoadedWeights<T extends Tensor> extends ModelWeights<T> {
 }
 
 export interface LoadOptions {
+  /** 'exact' computes every logit of the head for each token; 'auto' those that can matter. Default 'auto'. */
+  readonly head?: 'auto' | 'exact';
   readonly onProgress?: (progress: LoadProgress) => void;
   readonly signal?: AbortSignal;
 }
@@ -49,8 +53,10 @@ export async function loadWeights<T extends Tensor>(
   c: Config,
   options: LoadOptions = {},
 ): Promise<LoadedWeights<T>> {
-  const { onProgress, signal } = options;
+  const { onProgress, signal, head = 'auto' } = options;
   const tensors = new Map<string, T>();
+  /** Under way while the file is read on. */
+  let screening: Promise<T | undefined> = Promise.resolve(undefined);
   const free = () => {
     for (const tensor of tensors.values()) backend.free(tensor);
   };
@@ -85,6 +91,10 @@ export async function loadWeights<T extends Tensor>(
       }
       signal?.throwIfAborted();
       onProgress?.({ loadedBytes, totalBytes, tensor: info.name });
+      if (info.name === c.headTensor && head === 'auto') {
+        screening = buildScreen(backend, matrixOf(info, tensor), tensors);
+        screening.catch(() => {}); // looked at below
+      }
     }
     const embedding = await openEmbedding(source, header.tensors.get('token_embd.weight') as TensorInfo);
     const freqs = header.tensors.get('rope_freqs.weight');
@@ -94,11 +104,36 @@ export async function loadWeights<T extends Tensor>(
       await source.read(freqs.at, packed);
       ropeFreqs = decode(freqs.type, packed, freqs.dims, `${source.name}: tensor 'rope_freqs.weight'`);
     }
-    return { ...collect(header, c, tensors), embedding, ropeFreqs, free };
+    return { ...collect(header, c, tensors), embedding, ropeFreqs, screen: await screening, free };
   } catch (error) {
+    await screening.catch(() => {});
     free();
     throw error;
   }
+}
+
+/** The copy that the head is screened with; it is freed with the tensors. */
+async function buildScreen<T extends Tensor>(
+  backend: Backend<T>,
+  w: Matrix<T>,
+  tensors: Map<string, T>,
+): Promise<T | undefined> {
+  const copy = backend.alloc(backend.screenBytes(w.rows, w.cols));
+  tensors.set('screen', copy);
+  const scratch = backend.alloc(backend.scratchBytes(1, w.cols, 1, 1));
+  const program = backend.record(() => backend.ops.buildScreen({ w, copy, scratch }));
+  try {
+    await backend.run(program);
+  } finally {
+    program.free();
+    backend.free(scratch);
+  }
+  return copy;
+}
+
+function matrixOf<T extends Tensor>(info: TensorInfo, tensor: T): Matrix<T> {
+  const [cols, rows] = info.dims;
+  return { type: info.type.toLowerCase() as WeightType, rows, cols, tensor };
 }
 
 /**
@@ -117,10 +152,7 @@ function checkTernary(info: TensorInfo, at: number, piece: Uint8Array, file: str
 function collect<T extends Tensor>(header: GgufHeader, c: Config, tensors: ReadonlyMap<string, T>): ModelWeights<T> {
   const tensor = (name: string) => tensors.get(name) as T;
   const typeOf = (name: string) => (header.tensors.get(name) as TensorInfo).type.toLowerCase() as WeightType;
-  const matrix = (name: string): Matrix<T> => {
-    const [cols, rows] = (header.tensors.get(name) as TensorInfo).dims;
-    return { type: typeOf(name), rows, cols, tensor: tensor(name) };
-  };
+  const matrix = (name: string): Matrix<T> => matrixOf(header.tensors.get(name) as TensorInfo, tensor(name));
   const norm = (name: string): Norm<T> => ({ weight: tensor(name), eps: c.eps });
   const layers = Array.from({ length: c.layers }, (_, i): LayerWeights<T> => {
     const at = (name: string) => `blk.${i}.${name}.weight`;

@@ -41,6 +41,7 @@ export function referenceBackend(): Backend<ReferenceTensor> {
       into.set(new Uint8Array(tensor.buffer, at, into.length));
     },
     scratchBytes: () => 0,
+    screenBytes: () => 0,
     ops: referenceOps(enqueue),
     record(build) {
       const steps: (() => void)[] = [];
@@ -122,6 +123,9 @@ function referenceOps(enqueue: (step: () => void) => void): Ops<ReferenceTensor>
       enqueue(() => {
         for (let r = 0; r < rows; r++) add(row(x, r, wdown.rows), times(wdown, normed(row(h, r, wdown.cols), norm)));
       }),
+
+    // Nothing is left out here, which is what a screen must not be told from.
+    buildScreen: () => {},
 
     head: ({ outs, index, x, norm, w, logits }) =>
       enqueue(() => {

@@ -5,6 +5,8 @@ export interface Kernels {
   enterThread(index: number): void;
   preparedBytes(dim: number, weightType: number): number;
   sampleScratchBytes(vocab: number): number;
+  screenBytes(rows: number, cols: number): number;
+  screenRowBytes(cols: number): number;
   runProgram(list: number, index: number, threads: number): void;
   serve(index: number, last: number): number;
   start(list: number, threads: number): void;

@@ -48,10 +48,22 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
   const pool = threads === 1 ? inlinePool(kernels) : await workerPool(module, memory.memory, kernels, threads);
 
   const code = Object.fromEntries(
-    ['BARRIER', 'EMBED', 'PREPARE', 'LINEAR', 'GLU', 'ROPE', 'ATTENTION', 'SAMPLE', 'RELU2', 'SILU'].map((name) => [
-      name,
-      kernels[name as Uppercase<string>].value as number,
-    ]),
+    [
+      'BARRIER',
+      'EMBED',
+      'PREPARE',
+      'LINEAR',
+      'GLU',
+      'ROPE',
+      'ATTENTION',
+      'SAMPLE',
+      'SCREEN_BUILD',
+      'SCREEN_PREPARE',
+      'SCREEN',
+      'RESCORE',
+      'RELU2',
+      'SILU',
+    ].map((name) => [name, kernels[name as Uppercase<string>].value as number]),
   );
   const weightCode: Record<WeightType, number> = {
     i2_s: kernels.I2_S.value,
@@ -126,6 +138,9 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     );
   }
 
+  /** Of each thread: a heap, and a row of the head. */
+  const rescoreBytes = (cols: number) => kernels.HEAP.value * 8 + align(cols * 4);
+
   function alike(op: string, ...matrices: Matrix<WasmTensor>[]): void {
     const [first, ...others] = matrices;
     for (const w of others) {
@@ -188,8 +203,30 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
       linear(wdown, prepare(rows, undefined, h, norm, wdown, scratch), rows, x.at, true, scratch);
       barrier();
     },
-    head({ outs, index, x, norm, w, logits, scratch }) {
-      linear(w, prepare(outs, index, x, norm, w, scratch), outs, logits.at, false, scratch);
+    buildScreen({ w, copy, scratch }) {
+      command(code.SCREEN_BUILD, weightCode[w.type], w.tensor.at, w.rows, w.cols, copy.at, scratch.at);
+      barrier();
+    },
+    head({ outs, index, x, norm, w, screen, logits, scratch }) {
+      const prepared = prepare(outs, index, x, norm, w, scratch);
+      if (screen === undefined) {
+        linear(w, prepared, outs, logits.at, false, scratch);
+        barrier();
+        return;
+      }
+      const { copy, lower, params, stride } = screen;
+      const type = weightCode[w.type];
+      const act = prepared + align(outs * rowBytes(w.cols, w.type));
+      command(code.SCREEN_PREPARE, outs, w.cols, type, prepared, act);
+      barrier();
+      command(code.SCREEN, copy.at, w.rows, w.cols, act, outs, logits.at, lower.at, params.at, stride);
+      barrier();
+      const own = rescoreBytes(w.cols);
+      command(
+        code.RESCORE,
+        ...[type, w.tensor.at, w.rows, w.cols, prepared, outs, copy.at, act, logits.at, lower.at, params.at, stride],
+        ...[scratch.at + scratch.bytes - threads * own, own],
+      );
       barrier();
     },
     sample({ outs, vocab, logits, params, stride, picks, scratch }) {
@@ -217,10 +254,11 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     },
     scratchBytes(rows, cols, context, vocab) {
       const widest = Math.max(...(['i2_s', 'f32'] as const).map((type) => rowBytes(cols, type)));
-      const matmul = 2 * align(rows * cols * 4) + align(rows * widest) + threads * align(cols * 4);
+      const matmul = 2 * align(rows * cols * 4) + align(rows * widest) + threads * rescoreBytes(cols);
       const thread = Math.max(align(context * 4 + 16), align(kernels.sampleScratchBytes(vocab)));
       return Math.max(matmul, threads * thread);
     },
+    screenBytes: (rows, cols) => kernels.screenBytes(rows, cols) >>> 0,
     ops,
     record(build) {
       if (words !== undefined) throw new Error('record() inside record()');

@@ -1,0 +1,219 @@
+// A screened output head. Reading the head in full for each token costs more than all layers of a small ternary model, so a
+// copy in 7-bit codes is read instead, and only the rows that can still win are computed from the weights themselves.
+//
+//   w[r] ~ v[r] = scale[r] * (code[r] - 64)      h ~ q / s, whole numbers up to 2032
+//   logit ~ z = v[r] q / s                       |logit - z| <= |w - v| |h| + |v| |h - q / s|   (Cauchy and Schwarz, twice)
+//
+// The norms |w - v| and |v| are known a row of the head, |h| and |h - q / s| a row of the batch. Whoever wants the k largest
+// logits finds them among the rows with z + bound >= T, T being the k-th largest z - bound: those are computed exactly.
+//
+//   screen   u8 [rows][stride] codes 1 … 127, stride = cols to a multiple of 32, the rest 64; then, 64-byte aligned,
+//            f32 [3][rows]: scale, factor of |h|, factor of |h - q / s|
+
+import { screenDots2, storeScreened } from '../dots';
+import { maxF32x4, sumI32x4 } from '../lanes';
+import { decodeRow } from './decode_row';
+import { denseLinear } from './dense_linear';
+import { preparedBytes } from './prepare';
+import { HEAP, best, logitOf } from './sample';
+
+/** Codes are centred here: 1 … 127 are -63 … 63. */
+const CENTRE: i32 = 64;
+/**
+ * The largest whole number of an activation: 127 * 16, so that it splits into two int8 (dots.ts); the sum of 8192 products
+ * of 2032 and 127 still fits 31 bits.
+ */
+const LARGEST: f64 = 2032;
+/** What is smaller counts as zero, and as error: its inverse would leave the range of f32. */
+const LEAST: f32 = 1e-30;
+/** 2^-24: an f32 operation is off by at most this share of its result. */
+const ROUNDING: f64 = 5.9604644775390625e-8;
+/** What the float arithmetic of the bounds themselves can be off by, generously. */
+const SAFETY: f64 = 1.001;
+
+// @ts-ignore: decorator
+@inline function codeStride(cols: i32): i32 {
+  return (cols + 31) & ~31;
+}
+
+// @ts-ignore: decorator
+@inline function boundsAt(screen: usize, rows: i32, cols: i32): usize {
+  return (screen + <usize>rows * <usize>codeStride(cols) + 63) & ~63;
+}
+
+/** Bytes of the screen of a head. */
+export function screenBytes(rows: i32, cols: i32): u32 {
+  return <u32>boundsAt(0, rows, cols) + 12 * <u32>rows;
+}
+
+/** Bytes of a row of the batch: 64 for s, sum of q, |h| and |h - q / s|, then q. */
+// @ts-ignore: decorator
+@inline export function screenRowBytes(cols: i32): i32 {
+  return 64 + 2 * codeStride(cols);
+}
+
+/** Codes and factors of rows [begin, end) of w; `decoded` f32 [cols] is scratch. */
+export function buildScreen(weightType: i32, w: usize, rows: i32, cols: i32, screen: usize, begin: i32, end: i32, decoded: usize): void {
+  const stride = codeStride(cols);
+  const bounds = boundsAt(screen, rows, cols);
+  const dEnd = decoded + (<usize>cols << 2);
+  for (let r = begin; r < end; r++) {
+    decodeRow(weightType, w, r, cols, decoded);
+    let m = f32x4.splat(0);
+    for (let at = decoded; at < dEnd; at += 16) m = f32x4.max(m, f32x4.abs(v128.load(at)));
+    const largest = maxF32x4(m);
+    const scale = largest / 63;
+    const perCode = f32x4.splat(scale), codesPer = f32x4.splat(largest > LEAST ? 63 / largest : 0);
+    const codes = screen + <usize>r * <usize>stride;
+    let off = f64x2.splat(0), all = f64x2.splat(0);
+    for (let i: usize = 0; i < <usize>cols; i += 4) {
+      const x = v128.load(decoded + (i << 2));
+      const n = f32x4.nearest(f32x4.mul(x, codesPer));
+      const v = f32x4.mul(n, perCode);
+      const d = f32x4.sub(x, v);
+      off = addSquares(off, d);
+      all = addSquares(all, f32x4.pmax(f32x4.abs(x), f32x4.abs(v)));
+      const code = i32x4.add(i32x4.trunc_sat_f32x4_s(n), i32x4.splat(CENTRE));
+      const narrow = i16x8.narrow_i32x4_s(code, code);
+      store<i32>(codes + i, i32x4.extract_lane(i8x16.narrow_i16x8_s(narrow, narrow), 0));
+    }
+    for (let i = cols; i < stride; i++) store<u8>(codes + <usize>i, CENTRE);
+    const norm = sqrt<f64>(f64x2.extract_lane(all, 0) + f64x2.extract_lane(all, 1));
+    const error = sqrt<f64>(f64x2.extract_lane(off, 0) + f64x2.extract_lane(off, 1));
+    // Sums of cols products in f32, in the exact logit and here, are off by at most (cols / 4 + 16) roundings of |w| |h|.
+    const roundings = (<f64>cols / 4 + 16) * ROUNDING;
+    const at = bounds + (<usize>r << 2), plane = <usize>rows << 2;
+    store<f32>(at, scale);
+    // A row that holds no numbers is never left out.
+    store<f32>(at + plane, largest <= f32.MAX_VALUE ? <f32>((error + roundings * norm) * SAFETY) : Infinity);
+    store<f32>(at + 2 * plane, <f32>(norm * SAFETY));
+  }
+}
+
+// @ts-ignore: decorator
+@inline function addSquares(sum: v128, x: v128): v128 {
+  const low = f64x2.promote_low_f32x4(x), high = f64x2.promote_low_f32x4(i64x2.shuffle(x, x, 1, 0));
+  return f64x2.add(sum, f64x2.add(f64x2.mul(low, low), f64x2.mul(high, high)));
+}
+
+/** A row of the batch: h f32 [cols] times `unit`; cols a multiple of 8. */
+export function prepareScreened(h: usize, unit: f32, cols: i32, out: usize): void {
+  const units = f32x4.splat(unit);
+  let m = f32x4.splat(0);
+  for (let k = 0; k < cols; k += 4) m = f32x4.max(m, f32x4.abs(v128.load(h + (<usize>k << 2))));
+  const largest = maxF32x4(m) * unit;
+  const s = <f32>(LARGEST / <f64>max<f32>(LEAST, largest));
+  const perQ = f32x4.splat(<f32>1 / s);
+  let sum = i32x4.splat(0);
+  let off = f64x2.splat(0), all = f64x2.splat(0);
+  for (let k = 0; k < codeStride(cols); k += 8) {
+    let a = i32x4.splat(0), b = i32x4.splat(0);
+    if (k < cols) {
+      const x = f32x4.mul(v128.load(h + (<usize>k << 2)), units), y = f32x4.mul(v128.load(h + (<usize>k << 2), 16), units);
+      const p = f32x4.nearest(f32x4.mul(x, f32x4.splat(s))), q = f32x4.nearest(f32x4.mul(y, f32x4.splat(s)));
+      all = addSquares(addSquares(all, x), y);
+      off = addSquares(addSquares(off, f32x4.sub(x, f32x4.mul(p, perQ))), f32x4.sub(y, f32x4.mul(q, perQ)));
+      a = i32x4.trunc_sat_f32x4_s(p);
+      b = i32x4.trunc_sat_f32x4_s(q);
+      sum = i32x4.add(sum, i32x4.add(a, b));
+    }
+    storeScreened(out + 64, k, i16x8.narrow_i32x4_s(a, b));
+  }
+  store<f32>(out, <f32>1 / s);
+  store<i32>(out, sumI32x4(sum), 4);
+  const length = sqrt<f64>(f64x2.extract_lane(all, 0) + f64x2.extract_lane(all, 1));
+  const error = sqrt<f64>(f64x2.extract_lane(off, 0) + f64x2.extract_lane(off, 1));
+  store<f32>(out, <f32>(length * SAFETY), 8);
+  store<f32>(out, <f32>((error + ROUNDING * length) * SAFETY), 12);
+}
+
+/**
+ * How many of the largest logits a sampler with `params` (src/sampler.ts) can look at: its k best, and as many more as bias
+ * and penalties may take out of them. 0 where it may look at all, or at more than the heap holds.
+ */
+export function screened(params: usize): i32 {
+  const k = load<f64>(params, 16) > 0 ? load<i32>(params, 12) : 1;
+  const all = k + load<i32>(params, 48) + load<i32>(params, 52);
+  return k > 0 && all <= HEAP ? all : 0;
+}
+
+/**
+ * z and z - bound of rows [begin, end), begin a multiple of 4, for the rows of the batch that can be screened.
+ *
+ *   act       [batch] rows of prepareScreened
+ *   z, lower  f32 [batch][rows]
+ */
+export function screenRows(
+  screen: usize, rows: i32, cols: i32, act: usize, batch: i32, z: usize, lower: usize, params: usize, paramsBytes: usize,
+  begin: i32, end: i32,
+): void {
+  const stride = <usize>codeStride(cols), actBytes = <usize>screenRowBytes(cols);
+  const plane = <usize>rows << 2;
+  for (let r = begin; r < end; r += 2) {
+    const w0 = screen + <usize>r * stride;
+    const both = r + 1 < end;
+    const w1 = both ? w0 + stride : w0;
+    const ahead = r + 4 <= end ? w0 + 2 * stride : w0;
+    const bounds = boundsAt(screen, rows, cols) + (<usize>r << 2);
+    let a = act, to = <usize>r << 2;
+    for (let b = 0; b < batch; b++) {
+      if (screened(params + <usize>b * paramsBytes)) {
+        const dots = screenDots2(w0, w1, a + 64, <i32>stride, ahead);
+        put(<i32>dots, a, bounds, plane, z + to, lower + to);
+        if (both) put(<i32>(dots >> 32), a, bounds + 4, plane, z + to + 4, lower + to + 4);
+      }
+      a += actBytes;
+      to += plane;
+    }
+  }
+}
+
+// @ts-ignore: decorator
+@inline function put(dot: i32, a: usize, bounds: usize, plane: usize, z: usize, lower: usize): void {
+  const value = <f32>(dot - CENTRE * load<i32>(a, 4)) * (load<f32>(bounds) * load<f32>(a));
+  store<f32>(z, value);
+  store<f32>(lower, value - boundOf(bounds, plane, load<f32>(a, 8), load<f32>(a, 12)));
+}
+
+// @ts-ignore: decorator
+@inline function boundOf(bounds: usize, plane: usize, length: f32, off: f32): f32 {
+  return load<f32>(bounds + plane) * length + load<f32>(bounds + 2 * plane) * off;
+}
+
+/**
+ * Replaces z by the exact logits in rows [begin, end) for one row of the batch, wherever a sampler with `params` could look.
+ *
+ *   h        the row prepared for w (prepare.ts); a: the row of prepareScreened
+ *   lower    f32 [rows] of all rows
+ *   heap     scratch of `best`; decoded: f32 [cols], scratch
+ */
+export function rescore(
+  weightType: i32, w: usize, rows: i32, cols: i32, h: usize, screen: usize, a: usize, z: usize, lower: usize, params: usize,
+  begin: i32, end: i32, heap: usize, decoded: usize,
+): void {
+  const k = screened(params);
+  if (k == 0) {
+    denseLinear(w, cols, weightType, h, 1, z, 0, 0, begin, end, decoded);
+    return;
+  }
+  const n = best(lower, rows, min(k, rows), heap);
+  const threshold = n < k ? -Infinity : logitOf(<u32>(load<u64>(heap + (<usize>(k - 1) << 3)) >> 32));
+
+  const plane = <usize>rows << 2;
+  const bounds = boundsAt(screen, rows, cols);
+  const length = load<f32>(a, 8), off = load<f32>(a, 12);
+  for (let r = begin; r < end; r++) {
+    const at = <usize>r << 2;
+    // So that a bound which is no number lets the row in.
+    const hopeless = load<f32>(z + at) + boundOf(bounds + at, plane, length, off) < threshold;
+    if (!hopeless) denseLinear(w, cols, weightType, h, 1, z, 0, 0, r, r + 1, decoded);
+  }
+  // Ids with a bias, then ids under penalty.
+  const biases = load<i32>(params, 48), changed = biases + load<i32>(params, 52);
+  let at = params + 64;
+  for (let i = 0; i < changed; i++) {
+    const r = load<i32>(at);
+    if (r >= begin && r < end) denseLinear(w, cols, weightType, h, 1, z, 0, 0, r, r + 1, decoded);
+    at += i < biases ? 8 : 4;
+  }
+}
