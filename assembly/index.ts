@@ -2,7 +2,8 @@
 // and `stop` on the host.
 export { THREAD_BYTES, enterThread } from './lanes';
 export {
-  ATTENTION, BARRIER, EMBED, GLU, LINEAR, PREPARE, RESCORE, ROPE, SAMPLE, SCREEN, SCREEN_BUILD, SCREEN_PREPARE, runProgram, serve, start, stop,
+  ATTENTION, BARRIER, CHECK_TERNARY, EMBED, GLU, LINEAR, PREPARE, RESCORE, ROPE, SAMPLE, SCREEN, SCREEN_BUILD, SCREEN_PREPARE,
+  runProgram, serve, start, stop,
 } from './program';
 export { BF16, F16, F32, I2_S, Q6_K, Q8_0, preparedBytes } from './kernels/prepare';
 export { RELU2, SILU } from './kernels/glu';

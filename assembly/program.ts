@@ -13,6 +13,7 @@
 import { barrier, signal, waitWhile } from './barrier';
 import { F16_BIAS } from './lanes';
 import { attentionHead } from './kernels/attention';
+import { checkTernary } from './kernels/check_ternary';
 import { bitLinear, TILE_ROWS } from './kernels/bit_linear';
 import { decodeRow } from './kernels/decode_row';
 import { denseLinear } from './kernels/dense_linear';
@@ -34,6 +35,7 @@ export const SCREEN_BUILD: i32 = 9;
 export const SCREEN_PREPARE: i32 = 10;
 export const SCREEN: i32 = 11;
 export const RESCORE: i32 = 12;
+export const CHECK_TERNARY: i32 = 13;
 
 const BARRIER_AT: usize = 2048;
 const START_AT: usize = 2112;
@@ -55,6 +57,7 @@ export function runProgram(list: usize, index: i32, threads: i32): void {
     else if (op == SCREEN_PREPARE) runScreenPrepare(list + 8, index, threads);
     else if (op == SCREEN) runScreen(list + 8, index, threads);
     else if (op == RESCORE) runRescore(list + 8, index, threads);
+    else if (op == CHECK_TERNARY) runCheckTernary(list + 8, index, threads);
     else unreachable();
     list += <usize>load<i32>(list, 4) << 2;
   }
@@ -248,5 +251,19 @@ function runRescore(a: usize, index: i32, threads: i32): void {
       <usize>(arg(a, 7) + b * screenRowBytes(cols)), <usize>(arg(a, 8) + logits), <usize>(arg(a, 9) + logits),
       <usize>(arg(a, 10) + b * arg(a, 11)), begin, end, heap, heap + HEAP * 8,
     );
+  }
+}
+
+// [w, rows, cols, found]
+// `found` u32, all ones before: the least of what the threads find.
+function runCheckTernary(a: usize, index: i32, threads: i32): void {
+  const rows = arg(a, 1), rowBytes = arg(a, 2) >> 2;
+  const begin = <u32>(share(rows, index, threads) * rowBytes), end = <u32>(share(rows, index + 1, threads) * rowBytes);
+  const bad = checkTernary(<usize>arg(a, 0), begin, end);
+  const found = <usize>arg(a, 3);
+  for (let old = atomic.load<u32>(found); bad < old; ) {
+    const seen = atomic.cmpxchg<u32>(found, old, bad);
+    if (seen == old) return;
+    old = seen;
   }
 }

@@ -373,6 +373,23 @@ export function contract(name: string, open: () => Promise<Backend>): void {
       }
     }
 
+    testCase('check_ternary', async (r, op) => {
+      const [rows, cols] = [13, 384];
+      const bytes = ternaryBytes(r, rows, cols);
+      // None; the first and the last byte; two, of which the first counts; each field of a byte.
+      const cases = [[], [0], [bytes.length - 33], [700, 900], ...[0, 2, 4, 6].map((shift) => [95 + shift])];
+      for (const [i, bad] of cases.entries()) {
+        const broken = bytes.slice();
+        for (const at of bad) broken[at] |= 3 << (i < 4 ? 4 : bad[0] - 95);
+        const w: HostMatrix = { type: 'i2_s', rows, cols, bytes: broken };
+        await compare(`${op}, case ${i}`, r.seed, (b) => {
+          const found = b.put(new Uint8Array(8).fill(0xff));
+          const matrix = b.matrix(w);
+          return { enqueue: () => b.ops.checkTernary({ w: matrix, found, at: 4 }), outputs: [found] };
+        });
+      }
+    });
+
     for (const type of ['f16', 'bf16', 'f32', 'q8_0', 'q6_k'] as const) {
       testCase(`head screened, ${type}`, (r, op) => screenContract(backend, r, op, type));
     }

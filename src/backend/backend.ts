@@ -128,6 +128,12 @@ export interface Ops<T extends Tensor = Tensor> {
   /** x += Wdown RMSNorm(h), without the norm where the family has none. */
   down(op: { rows: number; h: T; norm: Norm<T> | undefined; wdown: Matrix<T>; x: T; scratch: T }): void;
 
+  /**
+   * Looks for codes 3 in w, which must be i2_s: the first byte of w that holds one goes to u32 `at` bytes into `found`, which
+   * is all ones before and stays so where there is none.
+   */
+  checkTernary(op: { w: Matrix<T>; found: T; at: number }): void;
+
   /** Fills `copy`, `screenBytes` long, for `head` to screen with. */
   buildScreen(op: { w: Matrix<T>; copy: T; scratch: T }): void;
 

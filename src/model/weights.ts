@@ -2,7 +2,7 @@ import type { Backend, DenseType, Matrix, Norm, Tensor, WeightType } from '../ba
 import { GgufError } from '../gguf/error.ts';
 import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
 import { checkScales } from '../gguf/layouts/blocks.ts';
-import { checkCodes, readScale, TAIL_BYTES } from '../gguf/layouts/i2_s.ts';
+import { readScale, TAIL_BYTES } from '../gguf/layouts/i2_s.ts';
 import { decode, layoutOf } from '../gguf/layouts.ts';
 import type { Source } from '../gguf/source.ts';
 import type { Config } from './config.ts';
@@ -83,7 +83,6 @@ export async function loadWeights<T extends Tensor>(
         await backend.fill(tensor, async (at, into) => {
           signal?.throwIfAborted();
           await source.read(info.at + at, into);
-          if (info.type === 'I2_S') checkTernary(info, at, into, source.name);
           if (blocks !== undefined) checkScales(blocks, into, at, `${source.name}: tensor '${info.name}'`, info.at);
           loadedBytes += into.length;
           onProgress?.({ loadedBytes, totalBytes, tensor: info.name });
@@ -96,6 +95,7 @@ export async function loadWeights<T extends Tensor>(
         screening.catch(() => {}); // looked at below
       }
     }
+    await checkTernary(backend, wanted, tensors, source.name);
     const embedding = await openEmbedding(source, header.tensors.get('token_embd.weight') as TensorInfo);
     const freqs = header.tensors.get('rope_freqs.weight');
     let ropeFreqs: Float32Array | undefined;
@@ -137,16 +137,41 @@ function matrixOf<T extends Tensor>(info: TensorInfo, tensor: T): Matrix<T> {
 }
 
 /**
- * Checks one piece of an I2_S tensor, bytes [at, at + piece.length). The codes come first, then the 32 bytes with the scale;
- * both are multiples of 32, as pieces are, so that no piece ends inside the latter.
+ * Checks all I2_S tensors, in the backend's memory, where that is quickest.
+ * @throws GgufError for the first code 3 or scale that is no positive number
  */
-function checkTernary(info: TensorInfo, at: number, piece: Uint8Array, file: string): void {
-  const codeBytes = info.bytes - TAIL_BYTES;
-  const where = `${file}: tensor '${info.name}'`;
-  const codes = Math.min(piece.length, Math.max(0, codeBytes - at));
-  const bad = checkCodes(piece.subarray(0, codes));
-  if (bad >= 0) throw new GgufError(`${where}: code 3 in an I2_S byte, expected 0, 1 or 2`, info.at + at + bad);
-  if (codes < piece.length) readScale(piece.subarray(codes), where, info.at + codeBytes);
+async function checkTernary<T extends Tensor>(
+  backend: Backend<T>,
+  infos: readonly TensorInfo[],
+  tensors: ReadonlyMap<string, T>,
+  file: string,
+): Promise<void> {
+  const ternary = infos.filter(({ type }) => type === 'I2_S');
+  const found = backend.alloc(4 * ternary.length);
+  const offsets = new Uint32Array(ternary.length).fill(0xffff_ffff);
+  const bytes = new Uint8Array(offsets.buffer);
+  backend.write(found, 0, bytes);
+  const program = backend.record(() => {
+    ternary.forEach((info, i) => {
+      backend.ops.checkTernary({ w: matrixOf(info, tensors.get(info.name) as T), found, at: 4 * i });
+    });
+  });
+  try {
+    await backend.run(program);
+    await backend.read(found, 0, bytes);
+    const tail = new Uint8Array(TAIL_BYTES);
+    for (const [i, info] of ternary.entries()) {
+      const where = `${file}: tensor '${info.name}'`;
+      if (offsets[i] !== 0xffff_ffff) {
+        throw new GgufError(`${where}: code 3 in an I2_S byte, expected 0, 1 or 2`, info.at + offsets[i]);
+      }
+      await backend.read(tensors.get(info.name) as T, info.bytes - TAIL_BYTES, tail);
+      readScale(tail, where, info.at + info.bytes - TAIL_BYTES);
+    }
+  } finally {
+    program.free();
+    backend.free(found);
+  }
 }
 
 function collect<T extends Tensor>(header: GgufHeader, c: Config, tensors: ReadonlyMap<string, T>): ModelWeights<T> {

@@ -1,6 +1,7 @@
 import type { Backend, Matrix, Norm, Ops, Program, Tensor } from '../backend/backend.ts';
 import { PICK_BYTES } from '../sampler.ts';
 import { attention } from './attention.ts';
+import { checkTernary } from './check_ternary.ts';
 import { decodeRow } from './decode_row.ts';
 import { glu } from './glu.ts';
 import { appendKv, gatherKv, type KvLayer } from './kv_cache.ts';
@@ -122,6 +123,12 @@ function referenceOps(enqueue: (step: () => void) => void): Ops<ReferenceTensor>
     down: ({ rows, h, norm, wdown, x }) =>
       enqueue(() => {
         for (let r = 0; r < rows; r++) add(row(x, r, wdown.rows), times(wdown, normed(row(h, r, wdown.cols), norm)));
+      }),
+
+    checkTernary: ({ w, found, at }) =>
+      enqueue(() => {
+        const bad = checkTernary(new Uint8Array(w.tensor.buffer, 0, (w.rows * w.cols) / 4));
+        new Uint32Array(found.buffer, at, 1)[0] = bad;
       }),
 
     // Nothing is left out here, which is what a screen must not be told from.

@@ -25,6 +25,13 @@ interface WasmProgram extends Program {
   readonly list: WasmTensor;
 }
 
+/** Commands of a program, and activations, as assembly/ exports them. */
+const CODES = [
+  ...(['BARRIER', 'EMBED', 'PREPARE', 'LINEAR', 'GLU', 'ROPE', 'ATTENTION', 'SAMPLE'] as const),
+  ...(['SCREEN_BUILD', 'SCREEN_PREPARE', 'SCREEN', 'RESCORE', 'CHECK_TERNARY', 'RELU2', 'SILU'] as const),
+];
+type Code = (typeof CODES)[number];
+
 /** Pieces in which `fill` hands out memory: large enough to hide the call, small enough for progress and cancelling. */
 const FILL_BYTES = 8 << 20;
 
@@ -47,24 +54,7 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
   const kernels = instantiate(module, memory.memory, 0);
   const pool = threads === 1 ? inlinePool(kernels) : await workerPool(module, memory.memory, kernels, threads);
 
-  const code = Object.fromEntries(
-    [
-      'BARRIER',
-      'EMBED',
-      'PREPARE',
-      'LINEAR',
-      'GLU',
-      'ROPE',
-      'ATTENTION',
-      'SAMPLE',
-      'SCREEN_BUILD',
-      'SCREEN_PREPARE',
-      'SCREEN',
-      'RESCORE',
-      'RELU2',
-      'SILU',
-    ].map((name) => [name, kernels[name as Uppercase<string>].value as number]),
-  );
+  const code = Object.fromEntries(CODES.map((name) => [name, kernels[name].value])) as Record<Code, number>;
   const weightCode: Record<WeightType, number> = {
     i2_s: kernels.I2_S.value,
     f16: kernels.F16.value,
@@ -201,6 +191,10 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
     },
     down({ rows, h, norm, wdown, x, scratch }) {
       linear(wdown, prepare(rows, undefined, h, norm, wdown, scratch), rows, x.at, true, scratch);
+      barrier();
+    },
+    checkTernary({ w, found, at }) {
+      command(code.CHECK_TERNARY, w.tensor.at, w.rows, w.cols, found.at + at);
       barrier();
     },
     buildScreen({ w, copy, scratch }) {

@@ -26,7 +26,7 @@ export function sizeBytes(dims: readonly number[]): number {
   return dims.reduce((a, b) => a * b, 1) / 4 + TAIL_BYTES;
 }
 
-/** Index of the first byte of blocks that holds a code 3, else -1. Fast enough for every tensor that is loaded. */
+/** Index of the first byte of blocks that holds a code 3, else -1. */
 export function checkCodes(blocks: Uint8Array): number {
   let i = 0;
   if (blocks.byteOffset % 4 === 0) {
