@@ -25,6 +25,14 @@
 
 import { sumI32x4, sums4, thread } from './lanes';
 
+/** Asks for the cache lines of `bytes` bytes. */
+// @ts-ignore: decorator
+@inline export function touchLines(at: usize, bytes: usize): void {
+  let touched: i32 = 0;
+  for (const end = at + bytes; at < end; at += 64) touched ^= load<i32>(at);
+  store<i32>(thread, touched, 288);
+}
+
 // ---- ternary codes ----
 //
 // Weights are I2_S: 128 codes (0, 1, 2 = weight + 1) in 32 bytes, byte p holding those of k = p, 32 + p, 64 + p, 96 + p from
@@ -115,11 +123,15 @@ function bitDots2(w0: usize, w1: usize, act: usize, cols: i32, ahead: usize): i6
     // 3 and with 12 (codes times 4) saves a shift per field; so a and b grow by up to 1016 and 4064 a step of 64 weights,
     // and 8 steps fit an i16. pmaddubsw on x86: exact on every engine since neither operand leaves its range.
     const three = v128.load(at, 320), twelve = v128.load(at, 352);
+    let odd = true;
     while (w0 < end) {
       let a0 = i16x8.splat(0), b0 = i16x8.splat(0), a1 = i16x8.splat(0), b1 = i16x8.splat(0);
       const stop = min(w0 + 4 * 32, end);
-      touched ^= touch4(ahead);
-      ahead += 256;
+      if (odd) {
+        touched ^= touch4(ahead) ^ touch4(ahead + 256);
+        ahead += 512;
+      }
+      odd = !odd;
       while (w0 < stop) {
         let x0 = v128.load(w0), x1 = v128.load(w1);
         let y0 = i16x8.shr_u(x0, 4), y1 = i16x8.shr_u(x1, 4);
@@ -160,9 +172,11 @@ function bitDots2(w0: usize, w1: usize, act: usize, cols: i32, ahead: usize): i6
   }
   let t0 = i32x4.splat(0), t1 = i32x4.splat(0);
   const m0 = v128.load(at, 416), m1 = v128.load(at, 432), m2 = v128.load(at, 448), m3 = v128.load(at, 464);
-  while (w0 < end) {
-    touched ^= load<i32>(ahead);
-    ahead += 64;
+  for (let n = 0; w0 < end; n++) {
+    if ((n & 7) == 0) {
+      touched ^= touch4(ahead) ^ touch4(ahead + 256);
+      ahead += 512;
+    }
     for (let half: usize = 0; half < 32; half += 16) {
       let x0 = v128.load(w0 + half), x1 = v128.load(w1 + half);
       let k = v128.load(act, 0);

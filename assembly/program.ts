@@ -210,13 +210,13 @@ function runSample(a: usize, index: i32, threads: i32): void {
   }
 }
 
-// [weight type, w, rows, cols, screen, decoded]
+// [weight type, w, rows, cols, screen, decoded, first row, rows to do]
 // `decoded` has 4 * cols bytes a thread, padded to 64.
 function runScreenBuild(a: usize, index: i32, threads: i32): void {
-  const rows = arg(a, 2), cols = arg(a, 3);
+  const cols = arg(a, 3), first = arg(a, 6);
   const decoded = <usize>(arg(a, 5) + index * ((4 * cols + 63) & ~63));
-  const begin = shareOf4(rows, index, threads), end = shareOf4(rows, index + 1, threads);
-  buildScreen(arg(a, 0), <usize>arg(a, 1), rows, cols, <usize>arg(a, 4), begin, end, decoded);
+  const begin = first + share(arg(a, 7), index, threads), end = first + share(arg(a, 7), index + 1, threads);
+  buildScreen(arg(a, 0), <usize>arg(a, 1), arg(a, 2), cols, <usize>arg(a, 4), begin, end, decoded);
 }
 
 // [batch, cols, weight type, prepared, act]

@@ -245,7 +245,9 @@ describe('screened head', () => {
     const answers: unknown[] = [];
     for (const head of ['auto', 'exact'] as const) {
       const model = await loadModel(file, { threads: 1, head });
-      const one = settings.map((options) => model.complete('Once upon', { ...options, maxTokens: 60, ignoreEos: true }));
+      const one = settings.map((options) =>
+        model.complete('Once upon', { ...options, maxTokens: 60, ignoreEos: true }),
+      );
       const all = await Promise.all(one);
       answers.push(all.map(({ tokens }) => tokens));
       if (head === 'exact') {
@@ -262,7 +264,9 @@ describe('screened head', () => {
   });
 
   it('refuses a head that is none', async () => {
-    await expect(loadModel(tiny, { head: 'half' as 'auto' })).rejects.toThrow("head: got 'half', expected auto or exact");
+    await expect(loadModel(tiny, { head: 'half' as 'auto' })).rejects.toThrow(
+      "head: got 'half', expected auto or exact",
+    );
   });
 });
 

@@ -1,4 +1,4 @@
-import { bitDots4, bitTile4x2, bitUnpack4 } from '../dots';
+import { bitDots4, bitTile4x2, bitUnpack4, touchLines } from '../dots';
 import { I2_S, preparedBytes } from './prepare';
 
 /**
@@ -23,15 +23,17 @@ export function bitLinear(
   const actBytes = <usize>preparedBytes(cols, I2_S);
   const scale = load<f32>(w + rowBytes * <usize>rows);
   const yBytes = <usize>stride << 2;
+  // While a tile goes over the batch, each pair of rows asks for a part of the next tile.
+  const part = (4 * rowBytes / <usize>((batch + 1) >> 1) + 63) & ~63;
   for (let r = begin; r < end; r += 4) {
     const n = min(4, end - r);
     const w0 = w + <usize>r * rowBytes;
     const w1 = n > 1 ? w0 + rowBytes : w0, w2 = n > 2 ? w1 + rowBytes : w1, w3 = n > 3 ? w2 + rowBytes : w2;
     let a = act;
     let out = y + (<usize>r << 2);
+    // Behind the last tile there is nothing of this thread's to ask for.
+    let ahead = r + 8 <= end ? w0 + 4 * rowBytes : w0;
     if (batch < TILE_ROWS) {
-      // Behind the last tile there is nothing of this thread's to ask for.
-      const ahead = r + 8 <= end ? w0 + 4 * rowBytes : w0;
       for (let b = 0; b < batch; b++) {
         put(bitDots4(w0, w1, w2, w3, a + 64, cols, ahead), load<i32>(a, 4), load<f32>(a), scale, out, n, add);
         a += actBytes;
@@ -42,6 +44,8 @@ export function bitLinear(
     bitUnpack4(w0, w1, w2, w3, cols, scratch);
     for (let b = 0; b < batch; b += 2) {
       const both = b + 1 < batch;
+      touchLines(ahead, part);
+      ahead += part;
       const sums = bitTile4x2(scratch, a + 64, both ? a + 64 + actBytes : a + 64, cols);
       put(v128.load(sums), DOT == 0 ? 0 : load<i32>(a, 4), load<f32>(a), scale, out, n, add);
       a += actBytes;

@@ -11,7 +11,7 @@
 //            f32 [3][rows]: scale, factor of |h|, factor of |h - q / s|
 
 import { screenDots2, storeScreened } from '../dots';
-import { maxF32x4, sumI32x4 } from '../lanes';
+import { maxF32x4, sumF32x4, sumI32x4 } from '../lanes';
 import { decodeRow } from './decode_row';
 import { denseLinear } from './dense_linear';
 import { preparedBytes } from './prepare';
@@ -24,8 +24,11 @@ const CENTRE: i32 = 64;
  * of 2032 and 127 still fits 31 bits.
  */
 const LARGEST: f64 = 2032;
-/** What is smaller counts as zero, and as error: its inverse would leave the range of f32. */
-const LEAST: f32 = 1e-30;
+/** Adding 1.5 * 2^23 rounds to an integer, which the low bits of the sum then are; here the code. */
+const CODE: f32 = 12582912 + 64;
+/** Rows whose largest weight lies outside have squares that f32 cannot sum. */
+const LEAST: f32 = 1e-15;
+const MOST: f32 = 1e15;
 /** 2^-24: an f32 operation is off by at most this share of its result. */
 const ROUNDING: f64 = 5.9604644775390625e-8;
 /** What the float arithmetic of the bounds themselves can be off by, generously. */
@@ -63,30 +66,33 @@ export function buildScreen(weightType: i32, w: usize, rows: i32, cols: i32, scr
     for (let at = decoded; at < dEnd; at += 16) m = f32x4.max(m, f32x4.abs(v128.load(at)));
     const largest = maxF32x4(m);
     const scale = largest / 63;
-    const perCode = f32x4.splat(scale), codesPer = f32x4.splat(largest > LEAST ? 63 / largest : 0);
+    const perCode = f32x4.splat(scale), codesPer = f32x4.splat(largest >= LEAST ? 63 / largest : 0);
     const codes = screen + <usize>r * <usize>stride;
-    let off = f64x2.splat(0), all = f64x2.splat(0);
-    for (let i: usize = 0; i < <usize>cols; i += 4) {
-      const x = v128.load(decoded + (i << 2));
-      const n = f32x4.nearest(f32x4.mul(x, codesPer));
-      const v = f32x4.mul(n, perCode);
-      const d = f32x4.sub(x, v);
-      off = addSquares(off, d);
-      all = addSquares(all, f32x4.pmax(f32x4.abs(x), f32x4.abs(v)));
-      const code = i32x4.add(i32x4.trunc_sat_f32x4_s(n), i32x4.splat(CENTRE));
-      const narrow = i16x8.narrow_i32x4_s(code, code);
-      store<i32>(codes + i, i32x4.extract_lane(i8x16.narrow_i16x8_s(narrow, narrow), 0));
+    // Sums of squares of the errors and of the weights; f32 is off by less than SAFETY.
+    let off = f32x4.splat(0), all = f32x4.splat(0);
+    let i: usize = 0;
+    for (; i < <usize>cols; i += 8) {
+      const x = v128.load(decoded + (i << 2)), y = v128.load(decoded + (i << 2), 16);
+      const c = f32x4.add(f32x4.mul(x, codesPer), f32x4.splat(CODE)), d = f32x4.add(f32x4.mul(y, codesPer), f32x4.splat(CODE));
+      const e = f32x4.sub(x, f32x4.mul(f32x4.sub(c, f32x4.splat(CODE)), perCode));
+      const f = f32x4.sub(y, f32x4.mul(f32x4.sub(d, f32x4.splat(CODE)), perCode));
+      off = f32x4.add(off, f32x4.add(f32x4.mul(e, e), f32x4.mul(f, f)));
+      all = f32x4.add(all, f32x4.add(f32x4.mul(x, x), f32x4.mul(y, y)));
+      const low = i32x4.splat(0xff);
+      const narrow = i16x8.narrow_i32x4_s(v128.and(c, low), v128.and(d, low));
+      store<i64>(codes + i, i64x2.extract_lane(i8x16.narrow_i16x8_u(narrow, narrow), 0));
     }
-    for (let i = cols; i < stride; i++) store<u8>(codes + <usize>i, CENTRE);
-    const norm = sqrt<f64>(f64x2.extract_lane(all, 0) + f64x2.extract_lane(all, 1));
-    const error = sqrt<f64>(f64x2.extract_lane(off, 0) + f64x2.extract_lane(off, 1));
+    for (; i < <usize>stride; i++) store<u8>(codes + i, CENTRE);
+    const error = sqrt<f64>(<f64>sumF32x4(off));
+    const norm = sqrt<f64>(<f64>sumF32x4(all)) + error; // at least |w| and |v|
     // Sums of cols products in f32, in the exact logit and here, are off by at most (cols / 4 + 16) roundings of |w| |h|.
     const roundings = (<f64>cols / 4 + 16) * ROUNDING;
     const at = bounds + (<usize>r << 2), plane = <usize>rows << 2;
     store<f32>(at, scale);
-    // A row that holds no numbers is never left out.
-    store<f32>(at + plane, largest <= f32.MAX_VALUE ? <f32>((error + roundings * norm) * SAFETY) : Infinity);
-    store<f32>(at + 2 * plane, <f32>(norm * SAFETY));
+    // A row that holds no numbers, or whose squares would leave the range of f32, is never left out.
+    const bounded = largest == 0 || (largest >= LEAST && largest <= MOST);
+    store<f32>(at + plane, bounded ? <f32>((error + roundings * norm) * SAFETY) : Infinity);
+    store<f32>(at + 2 * plane, bounded ? <f32>(norm * SAFETY) : 0);
   }
 }
 

@@ -35,6 +35,9 @@ type Code = (typeof CODES)[number];
 /** Pieces in which `fill` hands out memory: large enough to hide the call, small enough for progress and cancelling. */
 const FILL_BYTES = 8 << 20;
 
+/** Rows of a head that are encoded in one command; some milliseconds. */
+const BUILD_ROWS = 1024;
+
 /** Reading has nothing to wait for once a run has settled. */
 const READ = Promise.resolve();
 
@@ -198,7 +201,11 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
       barrier();
     },
     buildScreen({ w, copy, scratch }) {
-      command(code.SCREEN_BUILD, weightCode[w.type], w.tensor.at, w.rows, w.cols, copy.at, scratch.at);
+      // In slices: code that an engine has optimised meanwhile is used from the next call on.
+      for (let row = 0; row < w.rows; row += BUILD_ROWS) {
+        const rows = Math.min(BUILD_ROWS, w.rows - row);
+        command(code.SCREEN_BUILD, weightCode[w.type], w.tensor.at, w.rows, w.cols, copy.at, scratch.at, row, rows);
+      }
       barrier();
     },
     head({ outs, index, x, norm, w, screen, logits, scratch }) {
