@@ -4,6 +4,7 @@ export { fillConstants } from './lanes';
 export {
   ATTENTION, BARRIER, EMBED, GLU, LINEAR, PREPARE, ROPE, SAMPLE, runProgram, serve, start, stop,
 } from './program';
+export { attentionScratchBytes } from './kernels/attention';
 export { BF16, F16, F32, I2_S, preparedBytes } from './kernels/prepare';
 export { RELU2, SILU } from './kernels/glu';
 export { sample, sampleScratchBytes } from './kernels/sample';

@@ -4,6 +4,7 @@ import { instantiateSync } from '@assemblyscript/loader';
 export interface Kernels {
   fillConstants(): void;
   preparedBytes(dim: number, weightType: number): number;
+  attentionScratchBytes(headDim: number): number;
   sampleScratchBytes(vocab: number): number;
   runProgram(list: number, index: number, threads: number): void;
   serve(index: number, last: number): number;
