@@ -5,6 +5,7 @@ export {
   ATTENTION, BARRIER, CHECK_TERNARY, EMBED, GLU, LINEAR, PREPARE, RESCORE, ROPE, SAMPLE, SCREEN, SCREEN_BUILD, SCREEN_PREPARE,
   runProgram, serve, start, stop,
 } from './program';
+export { attentionScratchBytes } from './kernels/attention';
 export { BF16, F16, F32, I2_S, Q6_K, Q8_0, preparedBytes } from './kernels/prepare';
 export { RELU2, SILU } from './kernels/glu';
 export { HEAP, sample, sampleScratchBytes } from './kernels/sample';

@@ -59,6 +59,19 @@ export const F16_BIAS: f32 = reinterpret<f32>(0x77800000);
   return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13);
 }
 
+/** As `f16Bits`, in four lanes. */
+// @ts-ignore: decorator
+@inline export function f16BitsX4(x: v128): v128 {
+  const sign = v128.and(i32x4.shr_u(x, 16), i32x4.splat(0x8000));
+  const magnitude = v128.and(x, i32x4.splat(0x7fffffff));
+  const even = v128.and(i32x4.shr_u(magnitude, 13), i32x4.splat(1));
+  const normal = i32x4.shr_u(i32x4.add(i32x4.sub(magnitude, i32x4.splat(0x38000000 - 0xfff)), even), 13);
+  const subnormal = i32x4.sub(f32x4.add(magnitude, f32x4.splat(0.5)), i32x4.splat(0x3f000000));
+  const infinite = v128.bitselect(i32x4.splat(0x7e00), i32x4.splat(0x7c00), i32x4.gt_s(magnitude, i32x4.splat(0x7f800000)));
+  const finite = v128.bitselect(subnormal, normal, i32x4.lt_s(magnitude, i32x4.splat(0x38800000)));
+  return v128.or(sign, v128.bitselect(finite, infinite, i32x4.lt_s(magnitude, i32x4.splat(0x47800000))));
+}
+
 /** f32 rounded to the nearest half and back; halves are exact. Finite input up to 65504. */
 // @ts-ignore: decorator
 @inline export function roundToF16(x: f32): f32 {

@@ -12,7 +12,7 @@
 
 import { barrier, signal, waitWhile } from './barrier';
 import { F16_BIAS } from './lanes';
-import { attentionHead } from './kernels/attention';
+import { attentionTile, tileHeads, tileRows } from './kernels/attention';
 import { checkTernary } from './kernels/check_ternary';
 import { bitLinear, TILE_ROWS } from './kernels/bit_linear';
 import { decodeRow } from './kernels/decode_row';
@@ -179,22 +179,43 @@ function runRope(a: usize, index: i32, threads: i32): void {
   }
 }
 
-// [rows, heads, kvHeads, headDim, pos, sequence, f16, page, blockBytes, blockSize, tables, maxBlocks, q, out, scores, stride]
-// `scores` has one piece of `stride` bytes a thread.
+// [rows, heads, kvHeads, headDim, pos, sequence, f16, page, blockBytes, blockSize, tables, maxBlocks, q, out, scratch, stride]
+// `scratch` has one piece of `stride` bytes a thread. A tile is consecutive rows of one sequence at consecutive positions, so
+// that they share the work on its keys. Shares are of the (tile, head) pairs in order, cut by the positions that their rows
+// see: a late row of a prompt costs more than an early one. Even where a cut parts the heads of a kv head and both threads
+// convert its keys, that costs less than a share which is larger by a group: one row of 20 heads is 10 a thread of two.
 function runAttention(a: usize, index: i32, threads: i32): void {
-  const heads = arg(a, 1), kvHeads = arg(a, 2), headDim = arg(a, 3), f16 = arg(a, 6);
-  const headBytes = <usize>(arg(a, 9) * headDim) << (f16 ? 1 : 2);
-  const end = share(arg(a, 0) * heads, index + 1, threads);
-  for (let i = share(arg(a, 0) * heads, index, threads); i < end; i++) {
-    const r = i / heads;
-    const kvHead = (i % heads) / (heads / kvHeads);
-    const keys = <usize>arg(a, 7) + <usize>kvHead * headBytes;
-    const sequence = load<i32>(<usize>(arg(a, 5) + 4 * r));
-    attentionHead(
-      <usize>(arg(a, 12) + i * headDim * 4), keys, keys + <usize>kvHeads * headBytes,
-      <usize>(arg(a, 10) + sequence * arg(a, 11) * 4), <usize>arg(a, 8), arg(a, 9), headDim,
-      load<i32>(<usize>(arg(a, 4) + 4 * r)) + 1, f16, <usize>(arg(a, 14) + index * arg(a, 15)), <usize>(arg(a, 13) + i * headDim * 4),
-    );
+  const rows = arg(a, 0), heads = arg(a, 1), kvHeads = arg(a, 2), headDim = arg(a, 3), f16 = arg(a, 6);
+  const rowBytes = heads * headDim * 4, blockSize = arg(a, 9), group = heads / kvHeads;
+  const headBytes = <usize>(blockSize * headDim) << (f16 ? 1 : 2);
+  let total: i64 = 0;
+  for (let r = 0; r < rows; r++) total += <i64>(load<i32>(<usize>(arg(a, 4) + 4 * r)) + 1) * heads;
+  const begin = total * index / threads, end = total * (index + 1) / threads;
+  let tile = 0;
+  for (let r = 0, at: i64 = 0; r < rows && at < end; r += tile) {
+    const pos = load<i32>(<usize>(arg(a, 4) + 4 * r)), sequence = load<i32>(<usize>(arg(a, 5) + 4 * r));
+    const most = min(tileRows(group), rows - r);
+    for (tile = 1; tile < most; tile++) {
+      if (load<i32>(<usize>(arg(a, 4) + 4 * (r + tile))) != pos + tile) break;
+      if (load<i32>(<usize>(arg(a, 5) + 4 * (r + tile))) != sequence) break;
+    }
+    const cost = <i64>tile * (pos + 1) + (tile * (tile - 1) >> 1);
+    // The heads whose start lies between the cuts.
+    let h = <i32>max<i64>((begin - at + cost - 1) / cost, 0);
+    const last = <i32>min<i64>((end - at + cost - 1) / cost, heads);
+    while (h < last) {
+      const kvHead = h / group;
+      const some = min(min(last, (kvHead + 1) * group) - h, tileHeads(tile));
+      const first = <usize>(r * rowBytes + h * headDim * 4);
+      const keys = <usize>arg(a, 7) + <usize>kvHead * headBytes;
+      attentionTile(
+        <usize>arg(a, 12) + first, <usize>arg(a, 13) + first, tile, some, headDim, rowBytes, pos,
+        keys, keys + <usize>kvHeads * headBytes, <usize>(arg(a, 10) + sequence * arg(a, 11) * 4), <usize>arg(a, 8), blockSize,
+        f16, <usize>(arg(a, 14) + index * arg(a, 15)),
+      );
+      h += some;
+    }
+    at += cost * heads;
   }
 }
 

@@ -37,7 +37,7 @@ for (const tier of (process.env.TIERS ?? 'revec,relaxed,relaxed_i16,simd').split
     console.log(`| ${tier} | ${error.message} | | | | | | |`);
     continue;
   }
-  const scratch = backend.alloc(backend.scratchBytes(rows, FFN, 32, VOCAB));
+  const scratch = backend.alloc(backend.scratchBytes(rows, FFN, 128, VOCAB));
   const x = backend.alloc(rows * FFN * 4);
   const y = backend.alloc(rows * VOCAB * 4);
   const index = backend.alloc(rows * 4);

@@ -86,8 +86,13 @@ export interface HeadShape {
 
 /**
  * |attention| of a backend in f32 against f64. A score differs by D: the rotation's dq, headDim sums and products, scaling
- * and subtraction of the maximum. So a weight e^s / sum e^s is off by a factor e^(2 D), by two exponentials, by the
- * roundings of `count` sums and three more; the weighted sum of values adds as many again.
+ * and subtraction of the maximum. So a weight e^s / sum e^s is off by a factor e^(2 D).
+ *
+ * A backend may go over the positions once, in steps of any size: the largest score so far then grows up to count - 1 times,
+ * and all sums so far are multiplied by e^(before - after). The differences add up to that from the last maximum, so their
+ * roundings are within D; but above and below the line there are up to `count` exponentials, each with its error, and
+ * `count` products beside `count` sums, each rounded. Six more roundings: the product with the value, the inverse of the sum
+ * twice (f64 to f32), its product with a weight and with such a factor, the reference's own.
  */
 export function attentionBound(
   q: Float32Array,
@@ -113,7 +118,7 @@ export function attentionBound(
       }
       off = Math.max(off, (rotation + (headDim + 6) * ULP * sum) / Math.sqrt(headDim));
     }
-    const factor = Math.expm1(2 * off) + 2 * EXP + (2 * count + 5) * ULP;
+    const factor = Math.expm1(2 * off) + 2 * count * EXP + (4 * count + 6) * ULP;
     for (let d = 0; d < headDim; d++) {
       // Weights below e^-87 may be 0.
       bound[head * headDim + d] = factor * spread[head * headDim + d] + count * Math.exp(-87) * largest;

@@ -75,7 +75,7 @@ const HEADS: [number, number, number, number][] = [
   [3, 3, 100, 100],
 ];
 
-/** Rows as [sequence, position]; three sequences of up to three blocks. */
+/** Rows as [sequence, position]; three sequences of up to five blocks. */
 const BATCHES: Record<string, [number, number][]> = {
   'one row': [[2, 37]],
   'two sequences, first position and first of a block': [
@@ -88,7 +88,20 @@ const BATCHES: Record<string, [number, number][]> = {
     [1, 47],
     ...Array.from({ length: 14 }, (_, i): [number, number] => [2, 9 + i]),
   ],
+  'a prompt of 40 rows': Array.from({ length: 40 }, (_, i) => [1, 3 + i]),
+  // Positions that follow each other in rows of other sequences are no prompt.
+  'rows far into their sequences, in no order': [
+    [0, 71],
+    [2, 70],
+    [2, 69],
+    [0, 70],
+    [2, 71],
+    [2, 72],
+  ],
 };
+
+/** How fast scores rise with the position: the maximum comes early or late, slowly or beyond what an exponential spans. */
+const SLOPES = [-3, -0.1, 0.1, 3];
 
 const SAMPLERS: Record<string, SamplerOptions> = {
   'by default': {},
@@ -316,23 +329,55 @@ export function contract(name: string, open: () => Promise<Backend>): void {
       await compare(op, r.seed, build, () => linearBound(w, y));
     });
 
+    async function compareAttention(r: Random, op: string, setup: ReturnType<typeof attentionCase>): Promise<void> {
+      const [, expectedData] = await outcome(reference, setup.build());
+      const [out, data] = await outcome(backend, setup.build());
+      const cache = { op: `${op}, cache`, seed: r.seed, bound: setup.cacheBound };
+      agree({ ...cache, expected: setup.numbersOf(expectedData), actual: setup.numbersOf(data) });
+      const { expected, bound } = setup.outputOf(data);
+      agree({ op: `${op}, out`, seed: r.seed, expected, actual: floats(out), bound });
+    }
+
     for (const [heads, kvHeads, headDim, ropeDim] of HEADS) {
       for (const kvType of ['f32', 'f16'] as const) {
+        const ropeStyle = kvType === 'f32' ? 'neox' : 'norm';
+        const widths = { heads, kvHeads, headDim, ropeDim, ropeStyle } as const;
+        const shape = `${heads} / ${kvHeads} x ${headDim}, rope ${ropeDim} ${ropeStyle}`;
         for (const [batch, places] of Object.entries(BATCHES)) {
-          const ropeStyle = kvType === 'f32' ? 'neox' : 'norm';
-          const shape = `${heads} / ${kvHeads} x ${headDim}, rope ${ropeDim} ${ropeStyle}`;
-          testCase(`attention ${kvType}, ${shape}, ${batch}`, async (r, op) => {
-            const setup = attentionCase(r, kvType, { heads, kvHeads, headDim, ropeDim, ropeStyle }, places);
-            const [, expectedData] = await outcome(reference, setup.build);
-            const [out, data] = await outcome(backend, setup.build);
-            const numbers = (bytes: Uint8Array<ArrayBuffer>): Float32Array =>
-              decodeRow(kvType, bytes, 0, bytes.length / (kvType === 'f16' ? 2 : 4));
-            const cache = { op: `${op}, cache`, seed: r.seed, bound: setup.cacheBound };
-            agree({ ...cache, expected: numbers(expectedData), actual: numbers(data) });
-            const { expected, bound } = setup.outputOf(data);
-            agree({ op: `${op}, out`, seed: r.seed, expected, actual: floats(out), bound });
-          });
+          testCase(`attention ${kvType}, ${shape}, ${batch}`, (r, op) =>
+            compareAttention(r, op, attentionCase(r, kvType, widths, places)),
+          );
         }
+
+        testCase(`attention ${kvType}, ${shape}, the same bits however rows are cut`, async (r, op) => {
+          const places = [...BATCHES['a prompt of 40 rows'], ...BATCHES['rows far into their sequences, in no order']];
+          const setup = attentionCase(r, kvType, widths, places);
+          const [out, data] = await outcome(backend, setup.build());
+          const width = heads * headDim;
+          for (const [from, to] of [
+            [0, 1],
+            [1, 6],
+            [6, 39],
+            [39, 42],
+            [42, 46],
+          ]) {
+            // With the cache as the whole batch left it, where these rows write again what is there.
+            const [part] = await outcome(backend, setup.build(from, to, data));
+            const [expected, actual] = [floats(out).subarray(from * width, to * width), floats(part)];
+            const rows = `${op}, rows ${from} … ${to - 1}`;
+            agree({ op: rows, seed: r.seed, expected, actual: actual.subarray(0, expected.length) });
+          }
+        });
+      }
+    }
+
+    for (const kvType of ['f32', 'f16'] as const) {
+      for (const slope of SLOPES) {
+        testCase(`attention ${kvType}, scores that rise by ${slope} a position`, (r, op) => {
+          const widths = { heads: 6, kvHeads: 3, headDim: 64, ropeDim: 32, ropeStyle: 'neox' } as const;
+          const places = [5, 39, 40, 71, 72, 73, 118, 199].map((pos): [number, number] => [1, pos]);
+          return compareAttention(r, op, attentionCase(r, kvType, widths, places, { blockSize: 40, slope }));
+        });
       }
     }
 
@@ -343,7 +388,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
       ]) {
         testCase(`sample ${label}, ${outs} x ${vocab}`, async (r, op) => {
           const logits = r.normal(outs * vocab, 3);
-          const [context, stride] = [128, paramsBytes(128)];
+          const stride = paramsBytes(128);
           const params = new Uint8Array(outs * stride);
           for (let i = 0; i < outs; i++) {
             const tokens = Array.from({ length: 100 }, () => r.below(vocab));
@@ -352,7 +397,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
           }
           const build: Case = (b) => {
             const [logitsIn, picks] = [b.put(logits), b.out((outs * PICK_BYTES) / 4)];
-            const scratch = b.scratch(outs, 128, context, vocab);
+            const scratch = b.scratch(outs, 128, 4, vocab);
             const inputs = { outs, vocab, logits: logitsIn, params: b.put(params), stride, scratch };
             return { enqueue: () => b.ops.sample({ ...inputs, picks }), outputs: [picks, logitsIn] };
           };
@@ -525,10 +570,19 @@ function queueContract(opened: () => Backend): void {
   });
 }
 
-/** The second of two layers, blocks of 16 positions, tables shuffled; what no row may see is 3e4. */
-function attentionCase(r: Random, kvType: KvType, shape: HeadShape, places: [number, number][]) {
+/**
+ * The second of two layers, three sequences of five blocks, tables shuffled; what no row may see is 3e4. With a slope the last
+ * element of queries and keys, which is not rotated, adds slope * position to the scores.
+ */
+function attentionCase(
+  r: Random,
+  kvType: KvType,
+  shape: HeadShape,
+  places: [number, number][],
+  { blockSize = 16, slope = 0 } = {},
+) {
   const { heads, kvHeads, headDim, ropeDim, ropeStyle } = shape;
-  const [layers, layer, blockSize, maxBlocks, sequences] = [2, 1, 16, 3, 3];
+  const [layers, layer, maxBlocks, sequences] = [2, 1, 5, 3];
   const rows = places.length;
   const blocks = sequences * maxBlocks;
   const tables = Int32Array.from(r.shuffled(blocks));
@@ -540,31 +594,55 @@ function attentionCase(r: Random, kvType: KvType, shape: HeadShape, places: [num
   const numbers = blocks * layers * 2 * kvHeads * blockSize * headDim;
   const start = viewOf(new Uint8Array(numbers * (kvType === 'f16' ? 2 : 4)));
   start.data.fill(kvType === 'f16' ? toF16(3e4) : 3e4);
-  const first = new Map<number, number>();
-  for (const [sequence, pos] of places) first.set(sequence, Math.min(pos, first.get(sequence) ?? pos));
-  for (const [sequence, count] of first) {
+  const sloped = (x: Float32Array<ArrayBuffer>, end: (vector: number) => number): Float32Array<ArrayBuffer> =>
+    slope === 0 ? x : x.map((value, i) => ((i + 1) % headDim === 0 ? end(Math.floor(i / headDim)) : value));
+  const last = new Map<number, number>();
+  for (const [sequence, pos] of places) last.set(sequence, Math.max(pos, last.get(sequence) ?? pos));
+  for (const [sequence, count] of last) {
     for (let pos = 0; pos < count; pos++) {
-      appendKv(start, table(sequence), pos, 0, r.normal(kvHeads * headDim));
+      appendKv(
+        start,
+        table(sequence),
+        pos,
+        0,
+        sloped(r.normal(kvHeads * headDim), () => slope * pos),
+      );
       appendKv(start, table(sequence), pos, 1, r.normal(kvHeads * headDim));
     }
   }
   // Magnitudes that make softmax flat for some rows and peaked for others.
-  const q = r.normal(rows * heads * headDim).map((v, i) => v * 4 ** (Math.floor(i / (heads * headDim)) % 3));
-  const [k, v] = [r.normal(rows * kvHeads * headDim), r.normal(rows * kvHeads * headDim)];
+  const q = sloped(
+    r.normal(rows * heads * headDim).map((v, i) => v * 4 ** (Math.floor(i / (heads * headDim)) % 3)),
+    () => Math.sqrt(headDim),
+  );
+  const k = sloped(r.normal(rows * kvHeads * headDim), (vector) => slope * places[Math.floor(vector / kvHeads)][1]);
+  const v = r.normal(rows * kvHeads * headDim);
   const angles = ropeTable(blockSize * maxBlocks, ropeDim, 10_000);
 
-  const build: Case = (b) => {
-    const bytes = new Uint8Array(start.data.buffer as ArrayBuffer);
-    const [data, out] = [b.put(bytes), b.out(rows * heads * headDim)];
-    const kv = { type: kvType, layers, kvHeads, headDim, blockSize, maxBlocks, data, tables: b.put(tables) };
-    const pos = b.put(Int32Array.from(places, ([, p]) => p));
-    const sequence = b.put(Int32Array.from(places, ([s]) => s));
-    const inputs = { q: b.put(q), k: b.put(k), v: b.put(v), rope: b.put(angles), places: { pos, sequence } };
-    const scratch = b.scratch(rows, heads * headDim, blockSize * maxBlocks);
-    const enqueue = (): void =>
-      b.ops.attention({ rows, layer, heads, ropeDim, ropeStyle, kv, ...inputs, out, scratch });
-    return { enqueue, outputs: [out, data] };
-  };
+  /** Rows `from` … `to` - 1 on the cache `bytes`; the outputs are out and the cache. */
+  const build =
+    (from = 0, to = rows, bytes = new Uint8Array(start.data.buffer as ArrayBuffer)): Case =>
+    (b) => {
+      const part = (x: Float32Array): Float32Array => x.subarray((from * x.length) / rows, (to * x.length) / rows);
+      const [data, out] = [b.put(bytes), b.out((to - from) * heads * headDim)];
+      const kv = { type: kvType, layers, kvHeads, headDim, blockSize, maxBlocks, data, tables: b.put(tables) };
+      const pos = b.put(Int32Array.from(places.slice(from, to), ([, p]) => p));
+      const sequence = b.put(Int32Array.from(places.slice(from, to), ([s]) => s));
+      const inputs = { q: b.put(part(q)), k: b.put(part(k)), v: b.put(part(v)) };
+      const common = {
+        rows: to - from,
+        layer,
+        heads,
+        ropeDim,
+        ropeStyle,
+        rope: b.put(angles),
+        places: { pos, sequence },
+      };
+      const scratch = b.scratch(to - from, heads * headDim, headDim);
+      return { enqueue: () => b.ops.attention({ ...common, ...inputs, kv, out, scratch }), outputs: [out, data] };
+    };
+  const numbersOf = (bytes: Uint8Array<ArrayBuffer>): Float32Array =>
+    decodeRow(kvType, bytes, 0, bytes.length / (kvType === 'f16' ? 2 : 4));
 
   const rotate = (x: Float32Array, pos: number): Float32Array =>
     rope(x, headDim, ropeDim, ropeStyle, angles.subarray(pos * ropeDim, (pos + 1) * ropeDim));
@@ -600,7 +678,7 @@ function attentionCase(r: Random, kvType: KvType, shape: HeadShape, places: [num
     });
     return { expected, bound };
   };
-  return { build, cacheBound, outputOf };
+  return { build, numbersOf, cacheBound, outputOf };
 }
 
 /** Barriers: the same bits whether ops follow each other in one program or wait for each other in programs of their own. */
@@ -626,7 +704,7 @@ async function layerContract(backend: Backend, r: Random): Promise<void> {
   const data = backend.alloc(2 * kvHeads * 16 * headDim * 4);
   const tables = put(new Int32Array(1));
   const kv = { type: 'f32', layers: 1, kvHeads, headDim, blockSize: 16, maxBlocks: 1, data, tables } as const;
-  const scratch = backend.alloc(backend.scratchBytes(rows, ffn, 16, vocab));
+  const scratch = backend.alloc(backend.scratchBytes(rows, ffn, headDim, vocab));
   const angles = put(ropeTable(16, headDim, 10_000));
   const { ops } = backend;
   const [wq, wk, wv] = [weights('i2_s', dim, dim), weights('i2_s', 128, dim), weights('i2_s', 128, dim)];

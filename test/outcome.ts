@@ -19,7 +19,7 @@ export interface Bench<T extends Tensor> {
   put(x: Float32Array | Int32Array | Uint16Array | Uint8Array): T;
   /** An output, every byte 0xff (f32 NaN), with its guard. */
   out(floats: number): T;
-  scratch(rows: number, cols: number, context?: number, vocab?: number): T;
+  scratch(rows: number, cols: number, headDim?: number, vocab?: number): T;
   matrix(m: HostMatrix): Matrix<T>;
   norm(weight: Float32Array): Norm<T>;
   norm(weight: Float32Array | undefined): Norm<T> | undefined;
@@ -42,8 +42,8 @@ export async function outcome<T extends Tensor>(backend: Backend<T>, build: Case
     ops: backend.ops,
     put,
     out: (floats) => put(new Uint8Array(floats * 4 + GUARD).fill(0xff)),
-    scratch: (rows, cols, context = 1, vocab = 1) =>
-      put(new Uint8Array(backend.scratchBytes(rows, cols, context, vocab)).fill(0xff)),
+    scratch: (rows, cols, headDim = 4, vocab = 1) =>
+      put(new Uint8Array(backend.scratchBytes(rows, cols, headDim, vocab)).fill(0xff)),
     matrix: ({ type, rows, cols, bytes }) => ({ type, rows, cols, tensor: put(bytes) }),
     norm: ((weight) => weight && norm(weight)) as Bench<T>['norm'],
   });

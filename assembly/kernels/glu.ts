@@ -3,17 +3,24 @@ import { expF32x4 } from '../lanes';
 export const RELU2: i32 = 0;
 export const SILU: i32 = 1;
 
+// @ts-ignore: decorator
+@inline function gated(g: v128, u: v128, activation: i32): v128 {
+  if (activation == RELU2) {
+    const r = f32x4.max(g, f32x4.splat(0));
+    return f32x4.mul(f32x4.mul(r, r), u);
+  }
+  return f32x4.mul(f32x4.div(g, f32x4.add(f32x4.splat(1), expF32x4(f32x4.neg(g)))), u);
+}
+
 /** gate[i] = act(gate[i]) * up[i] for i in [begin, end), act being relu(g)^2 or g / (1 + e^-g). */
 export function glu(gate: usize, up: usize, activation: i32, begin: i32, end: i32): void {
-  for (let i = begin; i < end; i++) {
+  let i = begin;
+  for (; i + 4 <= end; i += 4) {
     const at = <usize>i << 2;
-    const g = load<f32>(gate + at), u = load<f32>(up + at);
-    if (activation == RELU2) {
-      const r = max<f32>(g, 0);
-      store<f32>(gate + at, r * r * u);
-    } else {
-      const e = f32x4.extract_lane(expF32x4(f32x4.splat(-g)), 0);
-      store<f32>(gate + at, g / (<f32>1 + e) * u);
-    }
+    v128.store(gate + at, gated(v128.load(gate + at), v128.load(up + at), activation));
+  }
+  for (; i < end; i++) {
+    const at = <usize>i << 2;
+    v128.store32_lane(gate + at, gated(v128.load32_splat(gate + at), v128.load32_splat(up + at), activation), 0);
   }
 }

@@ -176,8 +176,8 @@ export interface Backend<T extends Tensor = Tensor> {
   fill(tensor: T, read: (at: number, into: Uint8Array) => Promise<void>): Promise<void>;
   /** Copies out what the last finished run left there. */
   read(tensor: T, at: number, into: Uint8Array): Promise<void>;
-  /** Bytes of `scratch` for ops of up to `rows` rows, `cols` columns, `context` positions and `vocab` logits. */
-  scratchBytes(rows: number, cols: number, context: number, vocab: number): number;
+  /** Bytes of `scratch` for ops of up to `rows` rows, `cols` columns, heads of `headDim` and `vocab` logits. */
+  scratchBytes(rows: number, cols: number, headDim: number, vocab: number): number;
   /** Bytes of the copy that screens a head of `rows` x `cols`. */
   screenBytes(rows: number, cols: number): number;
   readonly ops: Ops<T>;

@@ -78,7 +78,7 @@ export function createStepper<T extends Tensor>(
     attn: alloc(maxRows * attnDim * 4),
     ffn: alloc(maxRows * c.ffnDim * 4),
     logits: alloc(maxOuts * c.vocab * 4),
-    scratch: alloc(backend.scratchBytes(maxRows, Math.max(c.dim, attnDim, c.ffnDim), context, c.vocab)),
+    scratch: alloc(backend.scratchBytes(maxRows, Math.max(c.dim, attnDim, c.ffnDim), c.headDim, c.vocab)),
   };
   const paramsTensor = alloc(maxOuts * paramsStride);
   const picksTensor = alloc(maxOuts * PICK_BYTES);

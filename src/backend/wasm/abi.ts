@@ -4,6 +4,7 @@ import { instantiateSync } from '@assemblyscript/loader';
 export interface Kernels {
   enterThread(index: number): void;
   preparedBytes(dim: number, weightType: number): number;
+  attentionScratchBytes(headDim: number): number;
   sampleScratchBytes(vocab: number): number;
   screenBytes(rows: number, cols: number): number;
   screenRowBytes(cols: number): number;

@@ -253,10 +253,10 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
       into.set(memory.view(tensor, at, into.length));
       return READ;
     },
-    scratchBytes(rows, cols, context, vocab) {
+    scratchBytes(rows, cols, headDim, vocab) {
       const widest = Math.max(...(['i2_s', 'f32'] as const).map((type) => rowBytes(cols, type)));
       const matmul = 2 * align(rows * cols * 4) + align(rows * widest) + threads * rescoreBytes(cols);
-      const thread = Math.max(align(context * 4 + 16), align(kernels.sampleScratchBytes(vocab)));
+      const thread = align(Math.max(kernels.attentionScratchBytes(headDim), kernels.sampleScratchBytes(vocab)));
       return Math.max(matmul, threads * thread);
     },
     screenBytes: (rows, cols) => kernels.screenBytes(rows, cols) >>> 0,
