@@ -1,5 +1,6 @@
 // Writes a ternary model with random weights: the shape and the byte layout of a real one, for timing.
-//   node bench/synthetic.mjs OUT.gguf [--shape 2b|tiny] [--seed N]
+//   node bench/synthetic.mjs OUT.gguf [--shape 2b|tiny] [--type i2_s|tq2_0] [--seed N]
+// llama.cpp opens TQ2_0 and not I2_S: --type tq2_0 writes a file of the same shape for it.
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { f16Bits } from '../dist/gguf/layouts/f16.js';
@@ -42,12 +43,24 @@ const EMBEDDING = Uint16Array.from({ length: 256 }, (_, i) => f16Bits((i - 128) 
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
-  options: { shape: { type: 'string', default: '2b' }, seed: { type: 'string', default: '1' } },
+  options: {
+    shape: { type: 'string', default: '2b' },
+    type: { type: 'string', default: 'i2_s' },
+    seed: { type: 'string', default: '1' },
+  },
 });
+/** Blocks of 256 weights: 64 bytes of codes, then an f16 scale (ggml's block_tq2_0). */
+const TQ2_0 = { id: 35, rowMultiple: 256, sizeBytes: ([inputs, rows]) => (inputs * rows * 66) / 256 };
+/** llama.cpp knows the architecture by the name `bitnet`. */
+const TERNARY_TYPES = {
+  i2_s: { type: 'I2_S', fileType: 40, arch: 'bitnet-b1.58' },
+  tq2_0: { type: 'TQ2_0', fileType: 37, arch: 'bitnet', layout: TQ2_0 },
+};
 const shape = SHAPES[options.shape];
+const ternary = TERNARY_TYPES[options.type];
 const seed = Number(options.seed);
-if (positionals.length !== 1 || !shape || !Number.isSafeInteger(seed)) {
-  console.error('usage: node bench/synthetic.mjs OUT.gguf [--shape 2b|tiny] [--seed N]');
+if (positionals.length !== 1 || !shape || !ternary || !Number.isSafeInteger(seed)) {
+  console.error('usage: node bench/synthetic.mjs OUT.gguf [--shape 2b|tiny] [--type i2_s|tq2_0] [--seed N]');
   process.exit(2);
 }
 write(positionals[0], options.shape, shape, seed);
@@ -68,7 +81,9 @@ function write(path, name, shape, seed) {
 
 function tensorList({ layers, dim, ffnDim, heads, kvHeads, vocab }) {
   const kvDim = (dim / heads) * kvHeads;
-  const matrix = (name, inputs, rows) => ({ name, type: 'I2_S', dims: [inputs, rows] });
+  const matrix = (name, inputs, rows) => ({
+    ...{ name, type: ternary.type, layout: ternary.layout, dims: [inputs, rows] },
+  });
   const norm = (name, length) => ({ name, type: 'F32', dims: [length] });
   const tensors = [{ name: 'token_embd.weight', type: 'F16', dims: [dim, vocab] }];
   for (let layer = 0; layer < layers; layer++) {
@@ -96,11 +111,11 @@ function metadata(name, { layers, dim, ffnDim, heads, kvHeads, vocab, context, r
   const u32 = (value) => ({ type: 'u32', value });
   const f32 = (value) => ({ type: 'f32', value });
   const string = (value) => ({ type: 'string', value });
-  const arch = 'bitnet-b1.58';
+  const { arch, fileType } = ternary;
   return [
     ['general.architecture', string(arch)],
     ['general.name', string(`synthetic-${name}`)],
-    ['general.file_type', u32(40)],
+    ['general.file_type', u32(fileType)],
     ['general.quantization_version', u32(2)],
     [`${arch}.vocab_size`, u32(vocab)],
     [`${arch}.context_length`, u32(context)],
@@ -161,10 +176,14 @@ function xorshift32(seed) {
 }
 
 function writeTensor(file, { type, dims }, at, end, random) {
-  const bytes = { I2_S: i2sBytes(dims) - 32, F16: dims[0] * dims[1] * 2, F32: dims[0] * 4 }[type];
-  for (let done = 0; done < bytes; done += CHUNK_BYTES) {
-    const chunk = new Uint8Array(Math.min(CHUNK_BYTES, bytes - done));
+  const bytes = {
+    ...{ I2_S: i2sBytes(dims) - 32, TQ2_0: TQ2_0.sizeBytes(dims), F16: dims[0] * dims[1] * 2, F32: dims[0] * 4 },
+  }[type];
+  const chunkBytes = type === 'TQ2_0' ? 66 << 16 : CHUNK_BYTES; // whole blocks
+  for (let done = 0; done < bytes; done += chunkBytes) {
+    const chunk = new Uint8Array(Math.min(chunkBytes, bytes - done));
     if (type === 'I2_S') fillTernary(chunk, random);
+    else if (type === 'TQ2_0') fillBlocks(chunk, random, 1 / Math.sqrt(dims[0] * 0.6));
     else if (type === 'F16') fillEmbedding(chunk, random);
     else fillNorm(chunk, random);
     writeSync(file, chunk, 0, chunk.length, at + done);
@@ -186,6 +205,12 @@ function fillTernary(chunk, random) {
     chunk[i + 2] = TERNARY[(x >>> 16) & 255];
     chunk[i + 3] = TERNARY[x >>> 24];
   }
+}
+
+function fillBlocks(chunk, random, scale) {
+  fillTernary(chunk, random);
+  const view = new DataView(chunk.buffer);
+  for (let at = 64; at < chunk.length; at += 66) view.setUint16(at, f16Bits(scale), true);
 }
 
 function fillEmbedding(chunk, random) {
