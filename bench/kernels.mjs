@@ -8,6 +8,7 @@
 import { parseArgs } from 'node:util';
 import { wasmBackend } from '../dist/backend/wasm/backend.js';
 import { openBandwidthProbe, pairedRatio, summary } from './machine.mjs';
+import { opsOf } from './ops.mjs';
 import { COLOR, numbers, percent, progress, rooflineChart, short, spread, startReport } from './report.mjs';
 
 const { values } = parseArgs({
@@ -23,72 +24,23 @@ const threads = Number(values.threads);
 const batches = numbers(values.rows);
 const matrices = Number(values.matrices);
 const runs = Number(values.runs);
-const DIM = 2560;
-const FFN = 6912;
-const VOCAB = 16_032; // an eighth of 128,256: the rate is the same
 /** A turn takes at least so long. */
 const TURN_MS = 100;
 /** Matrices of a large batch: 35 MB, more than a core's own cache. */
 const FEWEST = Math.min(8, matrices);
-/** Memory that was never written is one page of zeros, which no kernel has to wait for. */
-const CODES = Uint8Array.from({ length: 1 << 20 }, (_, i) => [0x12, 0x86, 0x49, 0xa0, 0x2a][(i * 7) % 5]);
-const MAX_ROWS = Math.max(...batches);
 
 const report = startReport(`kernels-${threads}t`);
 const notes = [];
 const tiers = [];
 for (const tier of values.tiers.split(',')) {
   try {
-    tiers.push(open(await wasmBackend({ tier, threads })));
+    const backend = await wasmBackend({ tier, threads });
+    tiers.push({ backend, list: opsOf(backend, Math.max(...batches), matrices) });
   } catch (error) {
     notes.push(`Left out, tier ${tier}: ${error.message}.`);
   }
 }
 const probe = await openBandwidthProbe(threads);
-
-/** Weights and rows of one tier, and ops that take a number of rows: [name, bytes of weights, MAC a byte, op, its matrices]. */
-function open(backend) {
-  const { ops } = backend;
-  const scratch = backend.alloc(backend.scratchBytes(MAX_ROWS, FFN, 32, VOCAB));
-  const x = backend.alloc(MAX_ROWS * FFN * 4);
-  const y = backend.alloc(MAX_ROWS * VOCAB * 4);
-  const index = backend.alloc(MAX_ROWS * 4);
-  backend.write(index, 0, new Uint8Array(Uint32Array.from({ length: MAX_ROWS }, (_, i) => i).buffer));
-  backend.write(x, 0, new Uint8Array(Float32Array.from({ length: MAX_ROWS * FFN }, (_, i) => Math.sin(i)).buffer));
-  const norm = { weight: backend.alloc(FFN * 4), eps: 1e-5 };
-  const filled = (bytes) => {
-    const tensor = backend.alloc(bytes);
-    for (let at = 0; at < bytes; at += CODES.length) {
-      backend.write(tensor, at, CODES.subarray(0, Math.min(CODES.length, bytes - at)));
-    }
-    return tensor;
-  };
-  // The matrices of down and gate_up have the same number of bytes.
-  const tensors = Array.from({ length: matrices }, () => filled((DIM * FFN) / 4 + 32));
-  const heads = Array.from({ length: Math.ceil(matrices / 20) }, () => filled(VOCAB * DIM * 2));
-  const i2s = (rows, cols) => (tensor) => ({ type: 'i2_s', rows, cols, tensor });
-  const down = tensors.map(i2s(DIM, FFN));
-  const halves = tensors.map(i2s(FFN, DIM));
-  const up = halves.slice(0, matrices >> 1).map((gate, i) => [gate, halves[(matrices >> 1) + i]]);
-  const head = heads.map((tensor) => ({ type: 'f16', rows: VOCAB, cols: DIM, tensor }));
-  const activation = 'relu2';
-  const list = [
-    ['down', (DIM * FFN) / 4, 4, (rows) => (w) => ops.down({ rows, h: x, norm, wdown: w, x: y, scratch }), down],
-    [
-      ...['gate_up', (2 * DIM * FFN) / 4, 4],
-      (rows) =>
-        ([gate, w]) =>
-          ops.gateUp({ rows, x, norm, gate, up: w, activation, out: y, scratch }),
-      up,
-    ],
-    [
-      ...['head', VOCAB * DIM * 2, 0.5],
-      (rows) => (w) => ops.head({ outs: rows, index, x, norm, w, logits: y, scratch }),
-      head,
-    ],
-  ];
-  return { backend, list };
-}
 
 /** Seconds of one op: the mean over all its matrices, as often as fill a turn. */
 async function turn({ backend, program, count, repeats }) {

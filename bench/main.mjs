@@ -2,7 +2,7 @@
 import { readdirSync } from 'node:fs';
 
 /** What the benchmarks import. */
-const SHARED = ['main.mjs', 'machine.mjs', 'model.mjs', 'report.mjs'];
+const SHARED = ['main.mjs', 'machine.mjs', 'model.mjs', 'ops.mjs', 'report.mjs'];
 
 const names = readdirSync(import.meta.dirname ?? new URL('.', import.meta.url))
   .filter((file) => file.endsWith('.mjs') && !SHARED.includes(file))

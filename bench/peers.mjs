@@ -6,12 +6,12 @@
 // The others do not read I2_S: `npm run bench -- synthetic tq2.gguf --type tq2_0` writes a file of the same shape for them. They
 // are no part of the project: `npm install --prefix bench/peers` gets them. Each engine stays loaded in a process of its own and
 // computes only when told to, all in turns; ratios are medians over the turns. --node runs the processes with another Node.
-import { fork } from 'node:child_process';
+// llama.cpp's threads spin while they wait for each other: on a busy machine two of them are slower than one.
 import { existsSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { pairedRatio, summary } from './machine.mjs';
 import { modelCosts, promptOf } from './model.mjs';
+import { ask, launch } from './peers/launch.mjs';
 import { barChart, COLOR, numbers, progress, short, spread, startReport } from './report.mjs';
 
 const { values, positionals } = parseArgs({
@@ -52,24 +52,9 @@ const installed = engines.filter(({ name, scope = '' }) => {
   return false;
 });
 
-/** One message to an engine's process and its answer. */
-function ask(child, message) {
-  return new Promise((resolve, reject) => {
-    const ended = (code) => reject(new Error(`the process of an engine ended with code ${code}`));
-    child.once('exit', ended);
-    child.once('message', (answer) => {
-      child.off('exit', ended);
-      if (answer.error === undefined) resolve(answer);
-      else reject(new Error(answer.error));
-    });
-    child.send(message);
-  });
-}
-
 /** Starts an engine's process, loads its model and runs each test once. */
 async function start(engine, threads) {
-  const script = fileURLToPath(new URL(`peers/${engine.name}.mjs`, import.meta.url));
-  const child = fork(script, { execPath: values.node, stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
+  const child = launch(engine.name, values.node);
   const contextSize = 256 * Math.ceil((Math.max(prompt, SHORT + tokens) + 1) / 256);
   const { tier, head } = values;
   try {

@@ -1,5 +1,6 @@
 // What every benchmark leaves: a table on stdout, and JSON, CSV and a chart in bench/out/.
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { hardware, load } from './machine.mjs';
@@ -53,12 +54,19 @@ export function startReport(name) {
      * @param notes lines under the table: what was left out and why
      * @param chart { title, caption, ...Vega-Lite specification }
      */
-    async finish({ columns, rows, notes = [], chart }) {
+    async finish({ columns, rows, notes: said = [], chart }) {
       progress('');
+      const notes = [...new Set(said)];
       const loadAfter = load();
       const where = `${hardware()}; load ${loadBefore.toFixed(1)} before, ${loadAfter.toFixed(1)} after; ${date.slice(0, 10)}`;
       console.log(`${where}\n\n${table(columns, rows)}`);
-      for (const note of new Set(notes)) console.log(`\n${note}`);
+      const cores = availableParallelism();
+      if (loadBefore > cores / 4) {
+        notes.push(
+          `The machine was busy (load ${loadBefore.toFixed(1)} on ${cores} cores): figures are low and scattered.`,
+        );
+      }
+      for (const note of notes) console.log(`\n${note}`);
       mkdirSync(OUT, { recursive: true });
       const command = ['npm run bench --', ...process.argv.slice(1).map((arg, i) => (i ? arg : nameOf(arg)))].join(' ');
       const result = { benchmark: name, command, date, hardware: hardware(), loadBefore, loadAfter, notes, rows };
