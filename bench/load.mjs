@@ -6,6 +6,7 @@
 // page cache.
 import { fork } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { loadModel } from '../dist/index.js';
@@ -47,7 +48,7 @@ async function loadOften() {
   const rows = [];
   for (let run = 0; run < Number(values.runs); run++) {
     progress(`load ${run + 1} of ${values.runs}`);
-    report ??= startReport('load');
+    report ??= startReport(`load-${basename(String(file), '.gguf')}`);
     const child = fork(fileURLToPath(import.meta.url), process.argv.slice(2), { stdio: 'inherit' });
     rows.push(
       await new Promise((resolve, reject) => {
