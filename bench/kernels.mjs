@@ -1,83 +1,124 @@
 // The ops that stream weights, at the shapes of BitNet-b1.58-2B-4T, on every tier that this engine runs.
 //
-// usage: npm run bench -- kernels [--threads N] [--rows N] [--matrices N]
+// usage: npm run bench -- kernels [--threads N] [--rows 1,2,4,8,16,64] [--matrices N] [--tiers relaxed,simd] [--runs 9]
 //
-// GB/s counts packed weight bytes; the share is of what one thread reads here. --matrices 1 stays in cache, the default
-// of 24 (106 MB of I2_S) streams from memory as a model does. --rows is the batch: 1 is decoding.
+// GB/s counts packed weight bytes; the share is of what as many threads read here. --matrices 1 stays in cache, the default
+// of 120 (531 MB of I2_S) streams from memory as a model does. --rows is the batch: 1 is decoding; a batch of n takes n times
+// fewer matrices, down to 8. Tiers take turns, each after passes over memory by the bandwidth probe.
 import { parseArgs } from 'node:util';
-import Benchmark from 'benchmark';
 import { wasmBackend } from '../dist/backend/wasm/backend.js';
-import { machine, readBandwidth } from './machine.mjs';
+import { openBandwidthProbe, pairedRatio, summary } from './machine.mjs';
+import { opsOf } from './ops.mjs';
+import { COLOR, numbers, percent, progress, rooflineChart, short, spread, startReport } from './report.mjs';
 
 const { values } = parseArgs({
   options: {
     threads: { type: 'string', default: '1' },
-    rows: { type: 'string', default: '1' },
-    matrices: { type: 'string', default: '24' },
+    rows: { type: 'string', default: '1,2,4,8,16,64' },
+    matrices: { type: 'string', default: '120' },
+    tiers: { type: 'string', default: 'relaxed,simd' },
+    runs: { type: 'string', default: '9' },
   },
 });
 const threads = Number(values.threads);
-const rows = Number(values.rows);
+const batches = numbers(values.rows);
 const matrices = Number(values.matrices);
-const DIM = 2560;
-const FFN = 6912;
-const VOCAB = 16_032; // an eighth of 128,256: the rate is the same
+const runs = Number(values.runs);
+/** A turn takes at least so long. */
+const TURN_MS = 100;
+/** Matrices of a large batch: 35 MB, more than a core's own cache. */
+const FEWEST = Math.min(8, matrices);
 
-const bandwidth = await readBandwidth();
-console.log(machine());
-console.log(`${threads} threads, ${rows} rows, ${matrices} matrices; one thread reads ${bandwidth.toFixed(1)} GB/s\n`);
-console.log('| tier | op | ms (median) | ± | n | GB/s | GMAC/s | of read |');
-console.log('|---|---|--:|--:|--:|--:|--:|--:|');
-
-for (const tier of (process.env.TIERS ?? 'revec,relaxed,relaxed_i16,simd').split(',')) {
-  let backend;
+const report = startReport(`kernels-${threads}t`);
+const notes = [];
+const tiers = [];
+for (const tier of values.tiers.split(',')) {
   try {
-    backend = await wasmBackend({ tier, threads });
+    const backend = await wasmBackend({ tier, threads });
+    tiers.push({ backend, list: opsOf(backend, Math.max(...batches), matrices) });
   } catch (error) {
-    console.log(`| ${tier} | ${error.message} | | | | | | |`);
-    continue;
+    notes.push(`Left out, tier ${tier}: ${error.message}.`);
   }
-  const scratch = backend.alloc(backend.scratchBytes(rows, FFN, 128, VOCAB));
-  const x = backend.alloc(rows * FFN * 4);
-  const y = backend.alloc(rows * VOCAB * 4);
-  const index = backend.alloc(rows * 4);
-  backend.write(index, 0, new Uint8Array(Uint32Array.from({ length: rows }, (_, i) => i).buffer));
-  backend.write(x, 0, new Uint8Array(Float32Array.from({ length: rows * FFN }, (_, i) => Math.sin(i)).buffer));
-  const norm = { weight: backend.alloc(FFN * 4), eps: 1e-5 };
-  const i2s = (m, k) => ({ type: 'i2_s', rows: m, cols: k, tensor: backend.alloc((m * k) / 4 + 32) });
-  const f16 = (m, k) => ({ type: 'f16', rows: m, cols: k, tensor: backend.alloc(m * k * 2) });
-
-  const down = Array.from({ length: matrices }, () => i2s(DIM, FFN));
-  const up = Array.from({ length: Math.ceil(matrices / 2) }, () => [i2s(FFN, DIM), i2s(FFN, DIM)]);
-  const head = f16(VOCAB, DIM);
-  const ops = [
-    ['down', down, (w) => backend.ops.down({ rows, h: x, norm, wdown: w, x: y, scratch }), (DIM * FFN) / 4],
-    [
-      'gate_up',
-      up,
-      ([gate, w]) => backend.ops.gateUp({ rows, x, norm, gate, up: w, activation: 'relu2', out: y, scratch }),
-      (2 * DIM * FFN) / 4,
-    ],
-    ['head', [head], (w) => backend.ops.head({ outs: rows, index, x, norm, w, logits: y, scratch }), VOCAB * DIM * 2],
-  ];
-  for (const [name, weights, op, bytes] of ops) {
-    const program = backend.record(() => weights.forEach(op));
-    for (let i = 0; i < 3; i++) await backend.run(program);
-    const { stats } = await new Promise((resolve, reject) => {
-      new Benchmark(name, {
-        defer: true,
-        fn: (deferred) => void backend.run(program).then(() => deferred.resolve()),
-        onComplete: (event) => resolve(event.target),
-        onError: (event) => reject(event.target.error),
-      }).run({ async: true });
-    });
-    const times = [...stats.sample].sort((a, b) => a - b);
-    const seconds = times[times.length >> 1] / weights.length;
-    const macs = rows * bytes * (name === 'head' ? 0.5 : 4);
-    const rate = bytes / seconds / 1e9;
-    console.log(
-      `| ${tier} | ${name} | ${(seconds * 1e3).toFixed(2)} | ${stats.rme.toFixed(1)} % | ${times.length} | ${rate.toFixed(1)} | ${(macs / seconds / 1e9).toFixed(1)} | ${((100 * rate) / bandwidth).toFixed(0)} % |`,
-    );
-  }
-  await backend.dispose();
 }
+const probe = await openBandwidthProbe(threads);
+
+/** Seconds of one op: the mean over all its matrices, as often as fill a turn. */
+async function turn({ backend, program, count, repeats }) {
+  const start = performance.now();
+  for (let i = 0; i < repeats; i++) await backend.run(program);
+  return (performance.now() - start) / 1000 / (repeats * count);
+}
+
+const rows = [];
+for (const batch of batches) {
+  for (const i of tiers[0]?.list.keys() ?? []) {
+    const ones = [];
+    for (const { backend, list } of tiers) {
+      const [op, bytes, macsPerByte, call, all] = list[i];
+      const weights = all.slice(
+        0,
+        Math.max(1, Math.ceil((all.length * Math.max(matrices / batch, FEWEST)) / matrices)),
+      );
+      const one = { backend, op, bytes, macsPerByte, count: weights.length, seconds: [], reads: [], repeats: 1 };
+      one.program = backend.record(() => weights.forEach(call(batch)));
+      await turn(one); // warm
+      one.repeats = Math.max(1, Math.ceil(TURN_MS / 1000 / ((await turn(one)) * one.count)));
+      ones.push(one);
+    }
+    for (let run = 0; run < runs; run++) {
+      progress(`${ones[0].op}, ${batch} rows: run ${run + 1} of ${runs}`);
+      for (const one of ones) {
+        one.reads.push(await probe.read());
+        one.seconds.push(await turn(one));
+      }
+    }
+    for (const { backend, op, bytes, macsPerByte, seconds, reads } of ones) {
+      const macs = batch * bytes * macsPerByte;
+      const ms = summary(seconds.map((s) => s * 1e3));
+      rows.push({
+        ...{ tier: backend.tier, op, threads, rows: batch, matrices, ms, GBps: bytes / ms.median / 1e6 },
+        ...{ GMACps: macs / ms.median / 1e6, macsPerByte: batch * macsPerByte, readGBps: summary(reads) },
+        share: pairedRatio(
+          seconds.map((s) => bytes / s / 1e9),
+          reads,
+        ),
+        toFirst: pairedRatio(ones[0].seconds, seconds),
+      });
+    }
+  }
+}
+await probe.dispose();
+for (const { backend } of tiers) await backend.dispose();
+if (rows.length === 0) throw new Error(notes.join('\n'));
+
+const read = Math.max(...rows.map((r) => r.readGBps.max));
+const of = `${threads} thread${threads > 1 ? 's' : ''}`;
+await report.finish({
+  columns: [
+    ['kernels, op', (r) => `${r.tier}, ${r.op}`],
+    ['rows', (r) => r.rows],
+    ['ms', (r) => spread(r.ms)],
+    ['n', (r) => r.ms.n],
+    ['GB/s', (r) => r.GBps.toFixed(1)],
+    ['GMAC/s', (r) => r.GMACps.toFixed(1)],
+    ['of read', (r) => percent(r.share)],
+    [`speed to ${rows[0].tier}`, (r) => r.toFirst.toFixed(2)],
+  ],
+  rows,
+  notes: [...notes, `${of}, ${matrices} matrices; as many threads read ${short(read)} GB/s at best.`],
+  chart: {
+    title: 'Multiplications a second against the memory roof',
+    caption: `${of}; ${matrices} matrices of the 2B-4T shape; at a point: rows of the batch. Medians of ${runs} turns.`,
+    ...rooflineChart(
+      // All tiers run the same code for the head.
+      rows
+        .filter((r) => r.op === 'down' || (r.op === 'head' && r.tier === rows[0].tier))
+        .map((r) => ({
+          ...{ x: r.macsPerByte, y: r.GMACps, text: r.tier === rows[0].tier ? String(r.rows) : '' },
+          line: r.op === 'head' ? 'F16 head' : `ternary, ${r.tier}`,
+          color: r.op === 'head' ? COLOR.other : r.tier === rows[0].tier ? COLOR.ours : COLOR.second,
+        })),
+      read,
+    ),
+  },
+});

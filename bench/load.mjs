@@ -1,34 +1,91 @@
 // Loading a model: time, rate, and the memory that is resident at most, also after a few tokens.
 //
-// usage: npm run bench -- load MODEL [--threads N]
+// usage: npm run bench -- load [MODEL] [--threads N] [--runs 3]
 //
-// Run it twice: the first run may read from the disk, the second from the page cache.
+// Each load is a process of its own, since only so the peak is its own. The first may read from the disk, the others from the
+// page cache.
+import { fork } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { basename } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { loadModel } from '../dist/index.js';
-import { machine } from './machine.mjs';
+import { summary } from './machine.mjs';
+import { GREEDY, modelArgument } from './model.mjs';
+import { barChart, COLOR, progress, short, startReport } from './report.mjs';
 
-const { values, positionals } = parseArgs({ allowPositionals: true, options: { threads: { type: 'string' } } });
-const [file] = positionals;
-if (file === undefined) {
-  process.stderr.write('usage: npm run bench -- load MODEL [--threads N]\n');
-  process.exit(1);
-}
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { threads: { type: 'string' }, runs: { type: 'string', default: '3' } },
+});
+const file = modelArgument(positionals);
+if (process.send !== undefined) await loadOnce();
+else await loadOften();
+
 /** Peak resident memory in MB; Linux tells it. */
-const peak = () => Number(/VmHWM:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) * 1.024e-3;
+function peak() {
+  return Number(/VmHWM:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]) * 1.024e-3;
+}
 
-const before = peak();
-const start = performance.now();
-const model = await loadModel(file, { threads: values.threads === undefined ? undefined : Number(values.threads) });
-const ms = performance.now() - start;
-const loaded = peak();
-const { tokens } = await model.complete('Once upon a time', { maxTokens: 16, temperature: 0, ignoreEos: true });
-const { fileBytes, contextSize, kvBytes, parallel } = model.info;
-const kv = (kvBytes / parallel / contextSize) * (tokens.length + model.tokenize('Once upon a time').length);
-console.log(machine());
-console.log('| file, MB | ms | GB/s | peak before, MB | loaded, MB | after 16 tokens, MB | beyond file and KV, MB |');
-console.log('|--:|--:|--:|--:|--:|--:|--:|');
-const after = peak();
-const cells = [fileBytes / 1e6, ms, fileBytes / ms / 1e6, before, loaded, after, after - (fileBytes + kv) / 1e6];
-console.log(`| ${cells.map((x) => x.toFixed(x < 10 ? 1 : 0)).join(' | ')} |`);
-await model.dispose();
+async function loadOnce() {
+  const peakBefore = peak();
+  const start = performance.now();
+  const model = await loadModel(file, { threads: values.threads === undefined ? undefined : Number(values.threads) });
+  const ms = performance.now() - start;
+  const peakLoaded = peak();
+  const { tokens } = await model.complete('Once upon a time', { ...GREEDY, maxTokens: 16 });
+  const { name, fileBytes, contextSize, kvBytes, parallel } = model.info;
+  const positions = tokens.length + model.tokenize('Once upon a time').length;
+  const kvMB = (kvBytes / parallel / contextSize / 1e6) * positions;
+  const peakAfter = peak();
+  await model.dispose();
+  const fileMB = fileBytes / 1e6;
+  process.send({ model: name, fileMB, ms, peakBefore, peakLoaded, peakAfter, beyond: peakAfter - fileMB - kvMB });
+}
+
+async function loadOften() {
+  let report;
+  const rows = [];
+  for (let run = 0; run < Number(values.runs); run++) {
+    progress(`load ${run + 1} of ${values.runs}`);
+    report ??= startReport(`load-${basename(String(file), '.gguf')}`);
+    const child = fork(fileURLToPath(import.meta.url), process.argv.slice(2), { stdio: 'inherit' });
+    rows.push(
+      await new Promise((resolve, reject) => {
+        child.once('message', (row) => resolve({ load: run + 1, ...row }));
+        // The message can come after the end.
+        child.once('exit', (code) => code === 0 || reject(new Error(`load ${run + 1} ended with code ${code}`)));
+      }),
+    );
+  }
+  const ms = summary(rows.map((row) => row.ms));
+  const [{ model, fileMB }] = rows;
+  const cell = (key) => (r) => r[key].toFixed(r[key] < 10 ? 1 : 0);
+  await report.finish({
+    columns: [
+      ['load', (r) => r.load],
+      ['file, MB', cell('fileMB')],
+      ['ms', cell('ms')],
+      ['GB/s', (r) => short(r.fileMB / r.ms)],
+      ['peak before, MB', cell('peakBefore')],
+      ['loaded, MB', cell('peakLoaded')],
+      ['after 16 tokens, MB', cell('peakAfter')],
+      ['beyond file and KV, MB', cell('beyond')],
+    ],
+    rows,
+    notes: [
+      `${ms.n} loads: least ${ms.min.toFixed(0)} ms, median ${ms.median.toFixed(0)} ms (${short(fileMB / ms.median)} GB/s), most ${ms.max.toFixed(0)} ms.`,
+    ],
+    chart: {
+      title: `Loading ${model}, ${short(fileMB)} MB: milliseconds`,
+      caption: `Least ${ms.min.toFixed(0)} ms, median ${ms.median.toFixed(0)} ms. Each load in a process of its own.`,
+      ...barChart(
+        rows.map((r) => ({
+          ...{ label: `load ${r.load}`, value: r.ms, color: COLOR.ours },
+          text: `${r.ms.toFixed(0)} ms, ${short(r.fileMB / r.ms)} GB/s; ${r.beyond.toFixed(0)} MB beyond the file`,
+        })),
+        'ms',
+      ),
+    },
+  });
+}

@@ -1,8 +1,11 @@
 // npm run bench -- NAME [arguments]: one benchmark, named after its file.
 import { readdirSync } from 'node:fs';
 
+/** What the benchmarks import. */
+const SHARED = ['main.mjs', 'machine.mjs', 'model.mjs', 'ops.mjs', 'report.mjs'];
+
 const names = readdirSync(import.meta.dirname ?? new URL('.', import.meta.url))
-  .filter((file) => file.endsWith('.mjs') && file !== 'main.mjs' && file !== 'machine.mjs')
+  .filter((file) => file.endsWith('.mjs') && !SHARED.includes(file))
   .map((file) => file.slice(0, -4));
 const [name, ...rest] = process.argv.slice(2);
 if (!names.includes(name)) {

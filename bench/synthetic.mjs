@@ -1,5 +1,6 @@
 // Writes a ternary model with random weights: the shape and the byte layout of a real one, for timing.
-//   node bench/synthetic.mjs OUT.gguf [--shape 2b|tiny] [--embedding f16|q8_0|q6_k] [--seed N]
+//   node bench/synthetic.mjs OUT.gguf [--shape 2b|tiny] [--type i2_s|tq2_0] [--embedding f16|q8_0|q6_k] [--seed N]
+// llama.cpp opens TQ2_0 and not I2_S: --type tq2_0 writes a file of the same shape for it.
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { f16Bits } from '../dist/gguf/layouts/f16.js';
@@ -43,6 +44,7 @@ const TERNARY = Uint8Array.from({ length: 256 }, (_, i) => {
 /** Of each type, bytes that belong together and what fills a chunk of them. */
 const FILLS = {
   I2_S: [4, fillTernary],
+  TQ2_0: [66, fillBlocks],
   F16: [8, fillEmbedding],
   F32: [4, fillNorm],
   Q8_0: [q80.bytes, fillQ8],
@@ -55,15 +57,26 @@ const { values: options, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     shape: { type: 'string', default: '2b' },
+    type: { type: 'string', default: 'i2_s' },
     embedding: { type: 'string', default: 'f16' },
     seed: { type: 'string', default: '1' },
   },
 });
+/** Blocks of 256 weights: 64 bytes of codes, then an f16 scale (ggml's block_tq2_0). */
+const TQ2_0 = { id: 35, rowMultiple: 256, sizeBytes: ([inputs, rows]) => (inputs * rows * 66) / 256 };
+/** llama.cpp knows the architecture by the name `bitnet`. */
+const TERNARY_TYPES = {
+  i2_s: { type: 'I2_S', fileType: 40, arch: 'bitnet-b1.58' },
+  tq2_0: { type: 'TQ2_0', fileType: 37, arch: 'bitnet', layout: TQ2_0 },
+};
 const shape = SHAPES[options.shape];
+const ternary = TERNARY_TYPES[options.type];
 const seed = Number(options.seed);
 const isTable = ['f16', 'q8_0', 'q6_k'].includes(options.embedding);
-if (positionals.length !== 1 || !shape || !isTable || !Number.isSafeInteger(seed)) {
-  console.error('usage: node bench/synthetic.mjs OUT.gguf [--shape 2b|tiny] [--embedding f16|q8_0|q6_k] [--seed N]');
+if (positionals.length !== 1 || !shape || !ternary || !isTable || !Number.isSafeInteger(seed)) {
+  console.error(
+    'usage: node bench/synthetic.mjs OUT.gguf [--shape 2b|tiny] [--type i2_s|tq2_0] [--embedding f16|q8_0|q6_k] [--seed N]',
+  );
   process.exit(2);
 }
 write(positionals[0], options.shape, shape, options.embedding.toUpperCase(), seed);
@@ -84,7 +97,9 @@ function write(path, name, shape, embedding, seed) {
 
 function tensorList({ layers, dim, ffnDim, heads, kvHeads, vocab }, embedding) {
   const kvDim = (dim / heads) * kvHeads;
-  const matrix = (name, inputs, rows) => ({ name, type: 'I2_S', dims: [inputs, rows] });
+  const matrix = (name, inputs, rows) => ({
+    ...{ name, type: ternary.type, layout: ternary.layout, dims: [inputs, rows] },
+  });
   const norm = (name, length) => ({ name, type: 'F32', dims: [length] });
   const tensors = [{ name: 'token_embd.weight', type: embedding, dims: [dim, vocab] }];
   for (let layer = 0; layer < layers; layer++) {
@@ -112,11 +127,11 @@ function metadata(name, { layers, dim, ffnDim, heads, kvHeads, vocab, context, r
   const u32 = (value) => ({ type: 'u32', value });
   const f32 = (value) => ({ type: 'f32', value });
   const string = (value) => ({ type: 'string', value });
-  const arch = 'bitnet-b1.58';
+  const { arch, fileType } = ternary;
   return [
     ['general.architecture', string(arch)],
     ['general.name', string(`synthetic-${name}`)],
-    ['general.file_type', u32(40)],
+    ['general.file_type', u32(fileType)],
     ['general.quantization_version', u32(2)],
     [`${arch}.vocab_size`, u32(vocab)],
     [`${arch}.context_length`, u32(context)],
@@ -176,13 +191,13 @@ function xorshift32(seed) {
   };
 }
 
-function writeTensor(file, { name, type, dims }, at, end, random) {
-  const bytes = requireLayout(type, name).sizeBytes(dims) - (type === 'I2_S' ? TAIL_BYTES : 0);
+function writeTensor(file, { name, type, dims, layout }, at, end, random) {
+  const bytes = (layout ?? requireLayout(type, name)).sizeBytes(dims) - (type === 'I2_S' ? TAIL_BYTES : 0);
   const [unit, fill] = FILLS[type];
   const most = CHUNK_BYTES - (CHUNK_BYTES % unit);
   for (let done = 0; done < bytes; done += most) {
     const chunk = new Uint8Array(Math.min(most, bytes - done));
-    fill(chunk, random);
+    fill(chunk, random, dims);
     writeSync(file, chunk, 0, chunk.length, at + done);
   }
   const rest = new Uint8Array(end - at - bytes);
@@ -202,6 +217,13 @@ function fillTernary(chunk, random) {
     chunk[i + 2] = TERNARY[(x >>> 16) & 255];
     chunk[i + 3] = TERNARY[x >>> 24];
   }
+}
+
+function fillBlocks(chunk, random, [inputs]) {
+  fillTernary(chunk, random);
+  const scale = 1 / Math.sqrt(inputs * 0.6);
+  const view = new DataView(chunk.buffer);
+  for (let at = 64; at < chunk.length; at += 66) view.setUint16(at, f16Bits(scale), true);
 }
 
 function fillEmbedding(chunk, random) {
