@@ -52,6 +52,7 @@ export interface ModelInfo {
   readonly trainedContext: number;
   readonly parallel: number;
   readonly kv: KvType;
+  readonly head: 'auto' | 'exact';
   /** e.g. "wasm relaxed, 2 threads". */
   readonly backend: string;
   readonly tier: Tier;
@@ -98,7 +99,7 @@ export interface Model {
  * Rows of one step. More share a weight's way through the cache, but an abort waits for a whole piece of a prompt: 32 rows of a
  * 2B model take some 3 s on two slow cores (bench/LOG.md).
  */
-const MAX_ROWS = 32;
+const MAX_ROWS = 64;
 /** Most sequences, and most rows that can ask for logits: 0.5 MB each for a vocabulary of 128,256, taken at loading. */
 const MAX_OUTS = 16;
 
@@ -113,10 +114,10 @@ export async function loadModel(
   input: string | URL | Blob | Uint8Array | ArrayBuffer,
   options: LoadModelOptions = {},
 ): Promise<Model> {
-  const { parallel = 4, kv: kvType = 'f16', signal } = options;
+  const { parallel = 4, kv: kvType = 'f16', head = 'auto', signal } = options;
   count('parallel', parallel, MAX_OUTS);
   checkKv(kvType);
-  checkHead(options.head);
+  checkHead(head);
   if (options.contextSize !== undefined) count('contextSize', options.contextSize, 1 << 24);
   signal?.throwIfAborted();
 
@@ -150,6 +151,7 @@ export async function loadModel(
       trainedContext: config.contextLength,
       parallel,
       kv: kvType,
+      head,
       backend: backend.name,
       tier: backend.tier,
       threads: backend.threads,
@@ -285,7 +287,7 @@ function checkKv(type: KvType): void {
   if (type !== 'f16' && type !== 'f32') throw new RangeError(`kv: got '${String(type)}', expected f16 or f32`);
 }
 
-function checkHead(head: 'auto' | 'exact' = 'auto'): void {
+function checkHead(head: 'auto' | 'exact'): void {
   if (head !== 'auto' && head !== 'exact') throw new RangeError(`head: got '${String(head)}', expected auto or exact`);
 }
 
