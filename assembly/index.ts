@@ -1,5 +1,6 @@
 // The wasm ABI. `enterThread` once per instance; then either `runProgram` inline, or `serve` on every thread and `start`
 // and `stop` on the host.
+export { dotProbe } from './dots';
 export { THREAD_BYTES, enterThread } from './lanes';
 export {
   ATTENTION, BARRIER, EMBED, GLU, LINEAR, PREPARE, ROPE, SAMPLE, runProgram, serve, start, stop,
