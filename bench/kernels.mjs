@@ -32,7 +32,7 @@ console.log('|---|---|--:|--:|--:|--:|--:|--:|');
 for (const kernels of (process.env.KERNELS ?? 'revec,relaxed,relaxed_i16,simd').split(',')) {
   let backend;
   try {
-    backend = await wasmBackend({ kernels, threads });
+    backend = await wasmBackend(kernels === 'revec' ? { tier: kernels, threads } : { kernels, threads });
   } catch (error) {
     console.log(`| ${kernels} | ${error.message} | | | | | | |`);
     continue;
