@@ -1,4 +1,4 @@
-// The ops that stream weights, at the shapes of BitNet-b1.58-2B-4T, with every module that this engine runs.
+// The ops that stream weights, at the shapes of BitNet-b1.58-2B-4T, on every tier that this engine runs.
 //
 // usage: npm run bench -- kernels [--threads N] [--rows N] [--matrices N]
 //
@@ -26,15 +26,15 @@ const VOCAB = 16_032; // an eighth of 128,256: the rate is the same
 const bandwidth = await readBandwidth();
 console.log(machine());
 console.log(`${threads} threads, ${rows} rows, ${matrices} matrices; one thread reads ${bandwidth.toFixed(1)} GB/s\n`);
-console.log('| kernels | op | ms (median) | ± | n | GB/s | GMAC/s | of read |');
+console.log('| tier | op | ms (median) | ± | n | GB/s | GMAC/s | of read |');
 console.log('|---|---|--:|--:|--:|--:|--:|--:|');
 
-for (const kernels of (process.env.KERNELS ?? 'revec,relaxed,relaxed_i16,simd').split(',')) {
+for (const tier of (process.env.TIERS ?? 'revec,relaxed,relaxed_i16,simd').split(',')) {
   let backend;
   try {
-    backend = await wasmBackend(kernels === 'revec' ? { tier: kernels, threads } : { kernels, threads });
+    backend = await wasmBackend({ tier, threads });
   } catch (error) {
-    console.log(`| ${kernels} | ${error.message} | | | | | | |`);
+    console.log(`| ${tier} | ${error.message} | | | | | | |`);
     continue;
   }
   const scratch = backend.alloc(backend.scratchBytes(rows, FFN, 32, VOCAB));
@@ -76,7 +76,7 @@ for (const kernels of (process.env.KERNELS ?? 'revec,relaxed,relaxed_i16,simd').
     const macs = rows * bytes * (name === 'head' ? 0.5 : 4);
     const rate = bytes / seconds / 1e9;
     console.log(
-      `| ${kernels} | ${name} | ${(seconds * 1e3).toFixed(2)} | ${stats.rme.toFixed(1)} % | ${times.length} | ${rate.toFixed(1)} | ${(macs / seconds / 1e9).toFixed(1)} | ${((100 * rate) / bandwidth).toFixed(0)} % |`,
+      `| ${tier} | ${name} | ${(seconds * 1e3).toFixed(2)} | ${stats.rme.toFixed(1)} % | ${times.length} | ${rate.toFixed(1)} | ${(macs / seconds / 1e9).toFixed(1)} | ${((100 * rate) / bandwidth).toFixed(0)} % |`,
     );
   }
   await backend.dispose();

@@ -17,7 +17,7 @@ export interface WasmOptions {
    * true with tier 'revec', which runs without, too.
    */
   readonly revectorize?: boolean;
-  /** One compiled module, unquestioned: for tests and benchmarks. */
+  /** One compiled module, unquestioned: for tests. */
   readonly kernels?: KernelsName;
 }
 
