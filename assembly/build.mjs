@@ -1,4 +1,4 @@
-// Compiles every target of asconfig.json (one a tier) and writes dist/backend/wasm/kernels.js, which holds the modules as
+// Compiles every target of asconfig.json and writes dist/backend/wasm/kernels.js, which holds the modules as
 // base64: they are some ten KB each, and an inlined module loads the same way in every runtime.
 
 import { readFileSync } from 'node:fs';

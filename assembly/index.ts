@@ -1,5 +1,6 @@
 // The wasm ABI. `enterThread` once per instance; then either `runProgram` inline, or `serve` on every thread and `start`
 // and `stop` on the host.
+export { dotProbe } from './dots';
 export { THREAD_BYTES, enterThread } from './lanes';
 export {
   ATTENTION, BARRIER, CHECK_TERNARY, EMBED, GLU, LINEAR, PREPARE, RESCORE, ROPE, SAMPLE, SCREEN, SCREEN_BUILD, SCREEN_PREPARE,

@@ -19,6 +19,12 @@ export interface LoadModelOptions {
   readonly threads?: number;
   /** Kernels of the CPU backend. Default 'auto': the fastest that work here. */
   readonly tier?: Tier | 'auto';
+  /**
+   * Lets 'auto' try the kernels whose pairs of 128-bit operations V8 makes 256-bit ones of (Node 24 and newer), and take them if
+   * they are right and faster here. For that V8's experimental flag `--experimental-wasm-revectorize` is set for the whole
+   * process while the kernels compile. Default false.
+   */
+  readonly revectorize?: boolean;
   /** Positions a sequence can have, prompt included. Default: what the model was trained for, at most 4096. */
   readonly contextSize?: number;
   /**
@@ -128,7 +134,7 @@ export async function loadModel(
     const config = readConfig(header, source.name, options.activation);
     const tokenizer = openTokenizer(header.metadata, source.name);
     const chat = createChat(header.metadata, tokenizer);
-    backend = await wasmBackend({ threads: options.threads, tier: options.tier });
+    backend = await wasmBackend({ threads: options.threads, tier: options.tier, revectorize: options.revectorize });
     const weights = await loadWeights(backend, source, header, config, options);
     const contextSize = options.contextSize ?? Math.min(config.contextLength, 4096);
     const warnings = [...config.warnings];

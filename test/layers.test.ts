@@ -39,7 +39,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** Node's own modules may be imported here, and nowhere else: the rest runs in a browser. */
-const NODE_ALLOWED = [/^cli\//, /^gguf\/source\.ts$/, /^backend\/wasm\/(pool|worker)\.ts$/];
+const NODE_ALLOWED = [/^cli\//, /^gguf\/source\.ts$/, /^backend\/wasm\/(pool|worker|revectorize)\.ts$/];
 
 const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter(
   (f) => /\.ts$/.test(f) && !f.endsWith('.d.ts'),

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { demoModel, GgufError, loadModel, type Model, type Token } from '../dist/index.js';
+import './dot_add.js';
 
 const tiny = new URL('./golden/models/tiny-bitnet-b1.58-i2_s.gguf', import.meta.url);
 const GREEDY = { temperature: 0, maxTokens: 40 };
@@ -17,7 +18,7 @@ describe('every tier and thread count', () => {
     ['demo', demoModel],
   ])('gives the same tokens: %s', async (_name, file) => {
     const seen: (readonly number[])[][] = [];
-    for (const tier of ['simd', 'relaxed'] as const) {
+    for (const tier of ['simd', 'relaxed', 'revec'] as const) {
       for (const threads of [1, 2, 3]) {
         const model = await loadModel(file, { tier, threads });
         const greedy = await model.complete('Once upon a time', GREEDY);
@@ -27,12 +28,12 @@ describe('every tier and thread count', () => {
         await model.dispose();
       }
     }
-    expect(seen.length).toBe(6);
+    expect(seen.length).toBe(9);
   });
 
   it('refuses a tier that is none', async () => {
     await expect(loadModel(tiny, { tier: 'fast' as 'simd' })).rejects.toThrow(
-      "tier: got 'fast', expected auto, relaxed or simd",
+      "tier: got 'fast', expected auto, revec, relaxed or simd",
     );
   });
 });

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { loadModel, type Model } from '../dist/index.js';
 import { agree } from './agree.js';
+import './dot_add.js';
 
 // Logits of the native engine, microsoft/BitNet: test/golden/README.md says which program and command made them.
 
@@ -30,6 +31,7 @@ describe.each([
     { tier: 'simd', threads: 2 },
     { tier: 'relaxed', threads: 1 },
     { tier: 'relaxed', threads: 2 },
+    { tier: 'revec', threads: 1 },
   ] as const)('$tier, $threads threads', ({ tier, threads }) => {
     let model: Model;
     beforeAll(async () => {

@@ -15,7 +15,7 @@ import { type Random, random, seedOf } from './random.js';
 
 const LARGEST = 128_256;
 const CONTEXT = 512;
-const TIERS = ['simd', 'relaxed'] as const;
+const MODULES = ['simd', 'relaxed', 'relaxed_i16', 'revec'] as const;
 
 /**
  * The kernel's memory: canaries (c) of 64 bytes guard what it may write.
@@ -36,8 +36,8 @@ class Bench {
   readonly pickBytes = new Uint8Array(this.#memory.buffer, this.#pick, PICK_BYTES);
   ms = 0;
 
-  constructor(tier: (typeof TIERS)[number]) {
-    const bytes = Uint8Array.from(readFileSync(new URL(`../dist/backend/wasm/${tier}.wasm`, import.meta.url)));
+  constructor(name: (typeof MODULES)[number]) {
+    const bytes = Uint8Array.from(readFileSync(new URL(`../dist/backend/wasm/${name}.wasm`, import.meta.url)));
     const module = new WebAssembly.Module(bytes);
     const exports = new WebAssembly.Instance(module, { env: { memory: this.#memory, abort: () => {} } }).exports;
     this.#kernels = exports as never;
@@ -72,9 +72,9 @@ class Bench {
   }
 }
 
-const benches = TIERS.map((tier) => new Bench(tier));
+const benches = MODULES.map((name) => new Bench(name));
 
-/** What both tiers pick, which has to be the same to the last bit; the logits have to stay as they were. */
+/** What all modules pick, which has to be the same to the last bit; the logits have to stay as they were. */
 function kernel(logits: Float32Array, sampler: ResolvedSampler, step = 0, tokens: ArrayLike<number> = []): Pick {
   const before = bits(logits);
   const picks = benches.map((bench) => {
@@ -87,8 +87,10 @@ function kernel(logits: Float32Array, sampler: ResolvedSampler, step = 0, tokens
     });
     return pick;
   });
-  const [simd, relaxed] = benches.map(({ pickBytes }) => String(pickBytes));
-  if (relaxed !== simd) throw new Error(`pick of relaxed ${relaxed}, of simd ${simd}`);
+  const [simd, ...others] = benches.map(({ pickBytes }) => String(pickBytes));
+  others.forEach((other, i) => {
+    if (other !== simd) throw new Error(`pick of ${MODULES[i + 1]} ${other}, of simd ${simd}`);
+  });
   return picks[0];
 }
 
@@ -499,7 +501,7 @@ test(`time of the chain over ${LARGEST} logits`, () => {
       ms.sort((a, b) => a - b);
       return { median: ms[20], least: ms[0] };
     });
-    const text = times.map(({ median, least }, i) => `${TIERS[i]} ${median.toFixed(2)} (${least.toFixed(2)})`);
+    const text = times.map(({ median, least }, i) => `${MODULES[i]} ${median.toFixed(2)} (${least.toFixed(2)})`);
     lines.push(`${name}: ${text.join(', ')}`);
     if (name === 'default') for (const { median } of times) expect(median).toBeLessThan(20);
   }

@@ -31,6 +31,7 @@ interface Report {
   sharedMemory: boolean;
   /** Absent when no kernels run here. */
   tier?: string;
+  dot?: string;
   threads?: number;
   why: readonly string[];
   selfCheck: { ok: boolean; result: string };
@@ -74,8 +75,9 @@ async function examine(): Promise<Report> {
     advice: [],
   };
   try {
-    const backend = await wasmBackend();
-    Object.assign(report, { tier: backend.tier, threads: backend.threads, why: backend.why });
+    const backend = await wasmBackend({ revectorize: true });
+    const { tier, dot, threads, why } = backend;
+    Object.assign(report, { tier, dot, threads, why });
     await backend.dispose();
     report.selfCheck = await selfCheck(backend.threads);
   } catch (error) {
@@ -106,7 +108,7 @@ async function selfCheck(threads: number): Promise<Report['selfCheck']> {
   const written: string[] = [];
   let speed = 0;
   for (const count of new Set([1, threads])) {
-    const model = await loadModel(demoModel, { threads: count, parallel: 1 });
+    const model = await loadModel(demoModel, { threads: count, parallel: 1, revectorize: true });
     const { prompt, maxTokens } = SELF_CHECK;
     const { tokens, timings } = await model
       .complete(prompt, { maxTokens, temperature: 0 })
@@ -152,7 +154,7 @@ function text(report: Report): string {
     ['SIMD', yes(report.simd)],
     ['relaxed SIMD', yes(report.relaxedSimd)],
     ['shared memory', yes(report.sharedMemory)],
-    ['kernels', report.tier ?? 'none'],
+    ['kernels', report.tier === undefined ? 'none' : `${report.tier}, ternary dot ${report.dot}`],
     ...[first, ...others].filter((line) => line !== undefined).map((line): [string, string] => ['', line]),
     ['threads', report.threads === undefined ? 'none' : `${report.threads} (-t sets another number)`],
     ['self-check', `${report.selfCheck.ok ? 'passed' : 'FAILED'}: ${report.selfCheck.result}`],

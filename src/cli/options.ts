@@ -33,8 +33,12 @@ export const LOAD_FLAGS: FlagGroup = {
     {
       name: 'tier',
       value: 'TIER',
-      kind: ['auto', 'simd', 'relaxed'],
-      help: 'WebAssembly kernels: auto, simd or relaxed (default: the fastest that work here)',
+      kind: ['auto', 'simd', 'relaxed', 'revec'],
+      help: 'WebAssembly kernels: auto, simd, relaxed or revec (default: the fastest that work here)',
+    },
+    {
+      name: 'no-revectorize',
+      help: "do not try V8's experimental flag for 256-bit kernels (revec)",
     },
     { name: 'kv', value: 'TYPE', kind: ['f16', 'f32'], help: 'keys and values of the attention (default: f16)' },
   ],
@@ -114,6 +118,7 @@ export function loadOptions(given: Arguments, threads: number | undefined = give
     contextSize: given.number('ctx-size'),
     threads,
     tier: given.text('tier') as LoadModelOptions['tier'],
+    revectorize: !given.has('no-revectorize'),
     kv: given.text('kv') as LoadModelOptions['kv'],
     parallel: 1,
   };

@@ -3,6 +3,8 @@ import { instantiateSync } from '@assemblyscript/loader';
 /** What assembly/index.ts exports. */
 export interface Kernels {
   enterThread(index: number): void;
+  /** One lane of the relaxed dot_add of operands beyond its range; 0 in a module without. */
+  dotProbe(): number;
   preparedBytes(dim: number, weightType: number): number;
   attentionScratchBytes(headDim: number): number;
   sampleScratchBytes(vocab: number): number;
@@ -16,7 +18,7 @@ export interface Kernels {
   readonly [constant: Uppercase<string>]: WebAssembly.Global;
 }
 
-/** An instance of a tier's module over a memory, as thread `index`; every thread has its own. */
+/** An instance of a module over a memory, as thread `index`; every thread has its own. */
 export function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory, index: number): Kernels {
   const abort = (_message: number, _file: number, line: number, column: number) => {
     throw new Error(`assembly aborted at line ${line}, column ${column}`);

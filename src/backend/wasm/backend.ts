@@ -1,19 +1,29 @@
 import { PICK_BYTES } from '../../sampler.ts';
 import type { Backend, Matrix, Norm, Ops, Program, WeightType } from '../backend.ts';
 import { instantiate } from './abi.ts';
+import type { KernelsName } from './kernels.js';
 import { createMemory, type WasmTensor } from './memory.ts';
 import { defaultThreads, inlinePool, workerPool } from './pool.ts';
-import { chooseTier, type Tier } from './tier.ts';
+import { chooseTier, type Dot, kernelsNamed, type Tier, type TierChoice } from './tier.ts';
 
 export interface WasmOptions {
   /** 1 runs inline, on the caller's thread; more start that many workers. Default: the cores, at most 16. */
   readonly threads?: number;
   /** Default 'auto': the best tier that works here. */
   readonly tier?: Tier | 'auto';
+  /**
+   * Lets 'auto' look at 'revec', where V8 makes 256-bit operations of pairs: its flag `--experimental-wasm-revectorize` is set
+   * for the whole process while the kernels compile, and 'revec' is taken if it is right and faster here. Default false;
+   * true with tier 'revec', which runs without, too.
+   */
+  readonly revectorize?: boolean;
+  /** One compiled module, unquestioned: for tests. */
+  readonly kernels?: KernelsName;
 }
 
 export interface WasmBackend extends Backend<WasmTensor> {
   readonly tier: Tier;
+  readonly dot: Dot;
   readonly threads: number;
   /** Why this tier, a line for each that was looked at. */
   readonly why: readonly string[];
@@ -52,7 +62,15 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
   if (!Number.isInteger(threads) || threads < 1 || threads > 256) {
     throw new RangeError(`threads: got ${threads}, expected a whole number from 1 to 256`);
   }
-  const { tier, module, why } = await chooseTier(options.tier ?? 'auto');
+  const { tier = 'auto', revectorize = tier === 'revec' } = options;
+  const open = (candidate: TierChoice) => backendOver(candidate, 1);
+  const choice =
+    options.kernels === undefined ? await chooseTier(tier, revectorize, open) : await kernelsNamed(options.kernels);
+  return backendOver(choice, threads);
+}
+
+/** The backend of one module. */
+export async function backendOver({ tier, dot, module, why }: TierChoice, threads: number): Promise<WasmBackend> {
   const memory = createMemory();
   const kernels = instantiate(module, memory.memory, 0);
   const pool = threads === 1 ? inlinePool(kernels) : await workerPool(module, memory.memory, kernels, threads);
@@ -239,6 +257,7 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
   return {
     name: `wasm ${tier}, ${threads} ${threads === 1 ? 'thread' : 'threads'}`,
     tier,
+    dot,
     threads,
     why,
     alloc: (bytes) => memory.alloc(bytes),

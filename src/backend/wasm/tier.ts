@@ -1,77 +1,194 @@
-import { bitLinear } from '../../reference/bit_linear.ts';
-import { quantizeI8 } from '../../reference/quantize_i8.ts';
+import type { Backend, Tensor } from '../backend.ts';
 import { instantiate } from './abi.ts';
-import { kernels } from './kernels.js';
+import { type KernelsName, kernels } from './kernels.js';
 import { createMemory } from './memory.ts';
+import { noRevectorizer, OPTIMISE, REVECTORIZE, withFlags } from './revectorize.ts';
+import { type Answer, answers, batchTimer, difference } from './self_test.ts';
 
-export type Tier = 'revec' | 'relaxed_i16' | 'relaxed' | 'simd';
+/**
+ * revec     relaxed SIMD in the shape that V8's revectoriser makes 256-bit operations of
+ * relaxed   relaxed SIMD
+ * simd      baseline SIMD
+ */
+export type Tier = 'revec' | 'relaxed' | 'simd';
+
+/** The ternary dot: baseline `i32x4.dot_i16x8_s`, relaxed into i16, or relaxed and added to i32. */
+export type Dot = 'i16x8' | 'relaxed i16' | 'relaxed add';
 
 export interface TierChoice {
   readonly tier: Tier;
+  readonly dot: Dot;
   readonly module: WebAssembly.Module;
   /** A line for each tier that was looked at, best first, e.g. "relaxed: not accepted by this engine". */
   readonly why: readonly string[];
 }
 
-/** Best first. */
-const TIERS: readonly Tier[] = ['revec', 'relaxed', 'relaxed_i16', 'simd'];
+/** A backend of one thread over a candidate. */
+type Open = (candidate: TierChoice) => Promise<Backend<Tensor>>;
 
-const bytesOf = (tier: Tier): Uint8Array<ArrayBuffer> =>
-  Uint8Array.from(atob(kernels[tier]), (char) => char.charCodeAt(0));
+/** Best first. */
+const TIERS: readonly Tier[] = ['revec', 'relaxed', 'simd'];
+
+const KERNELS: Readonly<Record<KernelsName, { readonly tier: Tier; readonly dot: Dot }>> = {
+  revec: { tier: 'revec', dot: 'relaxed add' },
+  relaxed: { tier: 'relaxed', dot: 'relaxed add' },
+  relaxed_i16: { tier: 'relaxed', dot: 'relaxed i16' },
+  simd: { tier: 'simd', dot: 'i16x8' },
+};
+
+/** `revec` is taken unasked where it computes a batch this many times as fast as `relaxed`: less could be noise. */
+const WORTH = 1.2;
+/** Of some 1 ms each. */
+const ROUNDS = 5;
+
+function bytesOf(name: KernelsName): Uint8Array<ArrayBuffer> {
+  const chars = atob(kernels[name]);
+  const bytes = new Uint8Array(chars.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = chars.charCodeAt(i);
+  return bytes;
+}
+
+/** Compiled once in a process. */
+const modules = new Map<KernelsName, Promise<WebAssembly.Module>>();
+
+function compiled(
+  name: KernelsName,
+  compile: (bytes: Uint8Array<ArrayBuffer>) => Promise<WebAssembly.Module> = (bytes) => WebAssembly.compile(bytes),
+): Promise<WebAssembly.Module> {
+  const module = modules.get(name) ?? compile(bytesOf(name));
+  modules.set(name, module);
+  return module;
+}
+
+/** The module of that name, not tested. */
+export async function kernelsNamed(name: KernelsName): Promise<TierChoice> {
+  return { ...KERNELS[name], module: await compiled(name), why: [`${name}: asked for by name`] };
+}
+
+const choices = new Map<string, Promise<TierChoice>>();
 
 /**
- * The tier to run: the best one that this engine accepts AND whose ternary dot gives the known answer when called cold. The
- * second half matters: V8 11.3 accepts relaxed SIMD behind a flag, and its first-tier compiler then doubles one of the dots.
+ * The tier to run: the best one that this engine accepts AND whose ops all give the known answers. The second half matters: V8
+ * 11.3 accepts relaxed SIMD behind a flag, and its first-tier compiler then doubles one of the dots. Chosen once in a process.
  *
  * @throws Error when the wanted tier, or with 'auto' every tier, is refused; the message says why.
  */
-export async function chooseTier(wanted: Tier | 'auto'): Promise<TierChoice> {
-  const why: string[] = [];
+export function chooseTier(wanted: Tier | 'auto', revectorize: boolean, open: Open): Promise<TierChoice> {
   if (wanted !== 'auto' && !TIERS.includes(wanted)) {
-    throw new RangeError(`tier: got '${wanted}', expected auto, ${TIERS.join(' or ')}`);
+    return Promise.reject(new RangeError(`tier: got '${wanted}', expected auto, revec, relaxed or simd`));
   }
-  for (const tier of wanted === 'auto' ? TIERS : [wanted]) {
-    const bytes = bytesOf(tier);
-    if (!WebAssembly.validate(bytes)) {
-      why.push(`${tier}: not accepted by this engine`);
+  const key = `${wanted} ${revectorize}`;
+  const choice = choices.get(key) ?? choose(wanted, revectorize, open);
+  choices.set(key, choice);
+  choice.catch(() => choices.delete(key)); // may have been for want of memory
+  return choice;
+}
+
+async function choose(wanted: Tier | 'auto', revectorize: boolean, open: Open): Promise<TierChoice> {
+  const why: string[] = [];
+  const tiers = wanted !== 'auto' ? [wanted] : TIERS.filter((tier) => tier !== 'revec' || revectorize);
+  for (const tier of tiers) {
+    let name: KernelsName = tier;
+    let module: WebAssembly.Module;
+    let note = '';
+    try {
+      if (tier === 'revec') {
+        const hindrance = revectorize ? await compileRevec() : 'not asked for';
+        if (hindrance !== undefined && wanted === 'auto') {
+          why.push(`revec: ${hindrance}`);
+          continue;
+        }
+        if (hindrance !== undefined) note = `, in 128 bits: ${hindrance}`;
+      }
+      if (tier === 'relaxed') [name, note] = relaxedKernels(await compiled('relaxed'));
+      module = await compiled(name);
+    } catch (error) {
+      const detail = error instanceof WebAssembly.CompileError ? '' : `: ${String(error)}`;
+      why.push(`${tier}: not accepted by this engine${detail}`);
       continue;
     }
-    const module = await WebAssembly.compile(bytes);
-    if (!answersRight(module)) {
-      why.push(`${tier}: gives a wrong answer on this engine`);
+    const candidate: TierChoice = { ...KERNELS[name], module, why };
+    const wrong = await wrongAnswer(candidate, open);
+    if (wrong !== undefined) {
+      why.push(`${tier}: wrong on this engine: ${wrong}`);
       continue;
     }
-    why.push(`${tier}: accepted, known answer right`);
-    return { tier, module, why };
+    if (tier === 'revec' && wanted === 'auto') {
+      const gain = await gainOf(candidate, open);
+      if (gain < WORTH) {
+        why.push(`revec: right, but not faster here (${gain.toFixed(1)}x): the engine does not fuse pairs`);
+        continue;
+      }
+      note = `; ${gain.toFixed(1)}x as fast as relaxed on a batch`;
+    }
+    why.push(`${tier}: accepted, known answers right${note}`);
+    return candidate;
   }
   throw new Error(`no kernels run here: ${why.join('; ')}`);
 }
 
-/** PREPARE and LINEAR of a 3 x 256 matrix in a fresh instance, against src/reference/. */
-export function answersRight(module: WebAssembly.Module): boolean {
-  const rows = 3;
-  const cols = 256;
-  const memory = createMemory();
-  const fresh = instantiate(module, memory.memory, 0);
-  // Every code, and activations of both signs up to the ends of int8.
-  const w = Uint8Array.from({ length: (rows * cols) / 4 + 32 }, (_, i) => [0x12, 0x86, 0x49, 0xa0, 0x2a][(i * 7) % 5]);
-  new DataView(w.buffer).setFloat32((rows * cols) / 4, 0.5, true);
-  const x = Float32Array.from({ length: cols }, (_, i) => (((i * 37) % 255) - 127) / 3);
-  const weights = memory.alloc(w.length);
-  const input = memory.alloc(4 * cols);
-  const prepared = memory.alloc(fresh.preparedBytes(cols, fresh.I2_S.value));
-  const output = memory.alloc(4 * rows);
-  const words = [
-    ...[fresh.PREPARE.value, 11, 1, 0, input.at, 0, 0, cols, fresh.I2_S.value, 0, prepared.at],
-    ...[fresh.LINEAR.value, 12, fresh.I2_S.value, weights.at, rows, cols, prepared.at, 1, output.at, rows, 0, 0],
-    0,
-  ];
-  const list = memory.alloc(4 * words.length);
-  memory.view(weights, 0, w.length).set(w);
-  memory.view(input, 0, 4 * cols).set(new Uint8Array(x.buffer));
-  memory.view(list, 0, list.bytes).set(new Uint8Array(Int32Array.from(words).buffer));
-  fresh.runProgram(list.at, 0, 1);
-  const got = new Float32Array(memory.view(output, 0, 4 * rows).slice().buffer);
-  const expected = bitLinear(w, rows, cols, quantizeI8(x));
-  return expected.every((y, i) => y === got[i]);
+/** Compiles `revec` in 256 bits, or says why not. */
+async function compileRevec(): Promise<string | undefined> {
+  const hindrance = noRevectorizer();
+  if (hindrance !== undefined) return hindrance;
+  await compiled('revec', (bytes) => withFlags(REVECTORIZE, () => new WebAssembly.Module(bytes)));
+  return undefined;
+}
+
+/** Which module is `relaxed` on this engine, and why; told by any module that has the dot_add. */
+function relaxedKernels(module: WebAssembly.Module): [KernelsName, string] {
+  const answer = instantiate(module, createMemory().memory, 0).dotProbe();
+  if (answer === 129_540) return ['relaxed', '; the dot is vpdpbusd, so dot_add'];
+  if (answer === -508) return ['relaxed', '; the dot is of signed bytes, so dot_add'];
+  if (answer === 65_534) return ['relaxed_i16', '; the dot_add is pmaddubsw and more, so the i16 dot'];
+  return ['relaxed_i16', `; the dot_add is unknown (127 x 255 gives ${answer}), so the i16 dot`];
+}
+
+let baselineAnswers: Promise<Answer[]> | undefined;
+
+/**
+ * What an op answers wrongly, or undefined. `simd` is held to the reference; the others to `simd`, bit for bit, as no target
+ * rounds otherwise, and so that most starts need not load the reference.
+ */
+export async function wrongAnswer(candidate: TierChoice, open: Open): Promise<string | undefined> {
+  try {
+    const got = await answersOf(candidate, open);
+    if (candidate.tier === 'simd') {
+      const { referenceBackend } = await import('../../reference/backend.ts');
+      return difference(got, await answers(referenceBackend()), false);
+    }
+    baselineAnswers ??= kernelsNamed('simd').then((simd) => answersOf(simd, open));
+    return difference(got, await baselineAnswers, true);
+  } catch (error) {
+    baselineAnswers = undefined;
+    return String(error);
+  }
+}
+
+async function answersOf(candidate: TierChoice, open: Open): Promise<Answer[]> {
+  const backend = await open(candidate);
+  try {
+    return await answers(backend);
+  } finally {
+    await backend.dispose();
+  }
+}
+
+/** How many times as fast as `relaxed` it computes a batch. */
+async function gainOf(revec: TierChoice, open: Open): Promise<number> {
+  const [name] = relaxedKernels(revec.module);
+  const backends = [await open(await kernelsNamed(name)), await open(revec)];
+  try {
+    const timers = backends.map(batchTimer);
+    const least = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
+    // A run on one thread is over when the call returns.
+    await withFlags(OPTIMISE, timers[0]);
+    // In turn, as other load comes and goes.
+    for (let round = 0; round < ROUNDS; round++) {
+      for (const [i, time] of timers.entries()) least[i] = Math.min(least[i], await time());
+    }
+    return least[0] / least[1];
+  } finally {
+    for (const backend of backends) await backend.dispose();
+  }
 }

@@ -1,0 +1,265 @@
+import { PICK_BYTES, paramsBytes, readPick, resolveSampler, type SamplerOptions, writeParams } from '../../sampler.ts';
+import type { Backend, DenseType, KvType, Matrix, Norm, Ops, Tensor, WeightType } from '../backend.ts';
+
+// Every op on small inputs, to see whether an engine computes what the kernels say. The kernels themselves are held to the
+// reference by test/contract.ts, in far more shapes.
+
+/** What one op left. */
+export interface Answer {
+  readonly op: string;
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /**
+   * How near another implementation must come: `equal` where the arithmetic is integer or rounded as specified, else within
+   * 1e-3 of the largest magnitude; of each number where they are picked tokens.
+   */
+  readonly kind: 'equal' | 'close' | 'picks';
+}
+
+/** Places the inputs of a case: seeded, so the same on every backend. */
+interface Bench<T extends Tensor> {
+  readonly ops: Ops<T>;
+  readonly scratch: T;
+  out(floats: number): T;
+  ints(...values: number[]): T;
+  /** Of magnitudes from 0.5 to 2. */
+  floats(n: number): T;
+  weights(type: WeightType, rows: number, cols: number): Matrix<T>;
+  norm(dim: number): Norm<T>;
+  /** `params` of a row for each. */
+  samplers(all: readonly SamplerOptions[]): T;
+}
+
+/** Enqueues an op and returns where it leaves numbers. */
+type Case = <T extends Tensor>(bench: Bench<T>) => T[];
+
+const VOCAB = 203;
+const PARAMS_BYTES = paramsBytes(4);
+
+const embed =
+  (type: DenseType): Case =>
+  ({ ops, weights, out }) => {
+    const [rows, dim, x] = [2, 256, out(2 * 256)];
+    ops.embed({ rows, dim, type, staged: weights(type, rows, dim).tensor, x });
+    return [x];
+  };
+
+// Rows of W that are no whole tile, batches below one and with an odd row over, columns beyond what an i16 accumulator takes
+// before it is widened.
+
+const qkv =
+  (rows: number, cols: number): Case =>
+  ({ ops, floats, norm, weights, out, scratch }) => {
+    const [wq, wk, wv] = [7, 4, 1].map((m) => weights('i2_s', m, cols));
+    const [q, k, v] = [out(rows * 7), out(rows * 4), out(rows)];
+    ops.qkv({ rows, x: floats(rows * cols), norm: norm(cols), wq, wk, wv, q, k, v, scratch });
+    return [q, k, v];
+  };
+
+const attnOut =
+  (rows: number): Case =>
+  ({ ops, floats, weights, scratch }) => {
+    const x = floats(rows * 5);
+    ops.attnOut({ rows, attn: floats(rows * 1152), norm: undefined, wo: weights('i2_s', 5, 1152), x, scratch });
+    return [x];
+  };
+
+const down =
+  (rows: number): Case =>
+  ({ ops, floats, norm, weights, scratch }) => {
+    const x = floats(rows * 5);
+    ops.down({ rows, h: floats(rows * 256), norm: norm(256), wdown: weights('i2_s', 5, 256), x, scratch });
+    return [x];
+  };
+
+const gateUp =
+  (activation: 'relu2' | 'silu'): Case =>
+  ({ ops, floats, norm, weights, out: output, scratch }) => {
+    const [gate, up] = [weights('i2_s', 11, 128), weights('i2_s', 11, 128)];
+    const out = output(2 * 11);
+    ops.gateUp({ rows: 2, x: floats(2 * 128), norm: norm(128), gate, up, activation, out, scratch });
+    return [out];
+  };
+
+const head =
+  (type: DenseType): Case =>
+  ({ ops, ints, floats, norm, weights, out, scratch }) => {
+    const [outs, logits] = [2, out(2 * 3)];
+    const cols = type === 'q8_0' || type === 'q6_k' ? 256 : 264; // whole blocks, or half a step of 16 over
+    const w = weights(type, 3, cols);
+    ops.head({ outs, index: ints(1, 0), x: floats(outs * cols), norm: norm(cols), w, logits, scratch });
+    return [logits];
+  };
+
+/** A prompt over an edge between blocks, and another sequence's first row. */
+const attention =
+  (type: KvType, ropeStyle: 'neox' | 'norm'): Case =>
+  ({ ops, ints, floats, weights, out: output, scratch }) => {
+    const [heads, kvHeads, headDim, ropeDim, blockSize] = [4, 2, 28, 16, 16];
+    const places = { pos: ints(16, 17, 0), sequence: ints(1, 1, 0) };
+    // Layer 1 of 2, blocks not in order; a matrix's bytes do for what was there before.
+    const data = weights(type, 3 * 2 * 2 * kvHeads * blockSize, headDim).tensor;
+    const kv = { type, layers: 2, kvHeads, headDim, blockSize, maxBlocks: 2, data, tables: ints(1, 0, 2, 0) };
+    const [q, k, v, rope] = [heads, kvHeads, kvHeads].map((n) => floats(3 * n * headDim)).concat(floats(18 * ropeDim));
+    const out = output(3 * heads * headDim);
+    ops.attention({ rows: 3, layer: 1, heads, ropeDim, ropeStyle, rope, places, kv, q, k, v, out, scratch });
+    return [out];
+  };
+
+const sample =
+  (...all: SamplerOptions[]): Case =>
+  ({ ops, floats, samplers, out, scratch }) => {
+    const [outs, picks] = [all.length, out((all.length * PICK_BYTES) / 4)];
+    const params = samplers(all);
+    ops.sample({ outs, vocab: VOCAB, logits: floats(outs * VOCAB), params, stride: PARAMS_BYTES, picks, scratch });
+    return [picks];
+  };
+
+const DENSE = ['f16', 'bf16', 'f32', 'q8_0', 'q6_k'] as const;
+
+const CASES: readonly (readonly [op: string, kind: Answer['kind'], run: Case])[] = [
+  ...DENSE.map((type) => [`embed ${type}`, 'equal', embed(type)] as const),
+  ['qkv, 1 row', 'equal', qkv(1, 640)],
+  ['qkv, 3 rows', 'equal', qkv(3, 256)],
+  ['attn_out, 5 rows', 'equal', attnOut(5)],
+  ['down, 1 row', 'equal', down(1)],
+  ['gate_up relu2', 'close', gateUp('relu2')],
+  ['gate_up silu', 'close', gateUp('silu')],
+  ...DENSE.map((type) => [`head ${type}`, 'close', head(type)] as const),
+  ['attention f16', 'close', attention('f16', 'neox')],
+  ['attention f32', 'close', attention('f32', 'norm')],
+  [
+    'sample',
+    'picks',
+    sample(
+      { temperature: 0, seed: 1 },
+      { seed: 3, repeatPenalty: 1.3, frequencyPenalty: 0.2, logitBias: { 3: 2, 5: Number.NEGATIVE_INFINITY } },
+      { seed: 5, topK: 0, topP: 0.99, minP: 0, temperature: 1.5 },
+    ),
+  ],
+];
+
+/** Runs every op once, as one program. */
+export async function answers<T extends Tensor>(backend: Backend<T>): Promise<Answer[]> {
+  const bench = createBench(backend);
+  const left: (readonly [op: string, kind: Answer['kind'], tensor: T])[] = [];
+  const program = backend.record(() => {
+    for (const [op, kind, run] of CASES) for (const tensor of run(bench)) left.push([op, kind, tensor]);
+  });
+  await backend.run(program);
+  const all: Answer[] = [];
+  for (const [op, kind, tensor] of left) {
+    const bytes = new Uint8Array(tensor.bytes);
+    await backend.read(tensor, 0, bytes);
+    all.push({ op, kind, bytes });
+  }
+  return all;
+}
+
+/**
+ * Where answers first differ, e.g. "head f16: number 3 is 0.5, expected 0.25". `alike`: of two modules, which round alike, so
+ * that every bit has to be the same.
+ */
+export function difference(got: readonly Answer[], expected: readonly Answer[], alike: boolean): string | undefined {
+  for (const [n, { op, kind, bytes }] of expected.entries()) {
+    const words = new Int32Array(got[n].bytes.buffer);
+    if (new Int32Array(bytes.buffer).every((word, i) => word === words[i])) continue;
+    const [is, should] = [numbersOf(got[n]), numbersOf(expected[n])];
+    const largest = should.map(Math.abs).reduce((a, b) => Math.max(a, b));
+    for (let i = 0; i < should.length; i++) {
+      if (Object.is(is[i], should[i])) continue;
+      const bound = alike || kind === 'equal' ? 0 : 1e-3 * (kind === 'picks' ? Math.abs(should[i]) : largest);
+      if (!(Math.abs(is[i] - should[i]) <= bound)) return `${op}: number ${i} is ${is[i]}, expected ${should[i]}`;
+    }
+  }
+  return undefined;
+}
+
+/** Times a batch of 64 rows through a matrix of 512 x 2560, in milliseconds, on a backend of one thread. */
+export function batchTimer<T extends Tensor>(backend: Backend<T>): () => Promise<number> {
+  const [rows, m, k] = [64, 512, 2560];
+  const [h, x, scratch] = [4 * rows * k, 4 * rows * m, backend.scratchBytes(rows, k, 1, 1)].map(backend.alloc);
+  const wdown: Matrix<T> = { type: 'i2_s', rows: m, cols: k, tensor: backend.alloc((m * k) / 4 + 32) };
+  const program = backend.record(() => backend.ops.down({ rows, h, norm: undefined, wdown, x, scratch }));
+  return async () => {
+    const started = performance.now();
+    const run = backend.run(program); // one thread: computed here and now
+    const ms = performance.now() - started;
+    await run;
+    return ms;
+  };
+}
+
+function createBench<T extends Tensor>(backend: Backend<T>): Bench<T> {
+  let taken = 0;
+  /** n bytes, whole words, each word masked by `and`, then `or`. */
+  const random = (n: number, and = -1, or = 0): Uint8Array<ArrayBuffer> => {
+    const words = new Int32Array(Math.ceil(n / 4));
+    for (let i = 0; i < words.length; i++) words[i] = (WORDS[taken++ % WORDS.length] & and) | or;
+    return new Uint8Array(words.buffer, 0, n);
+  };
+  const put = (x: Uint8Array | Int32Array): T => {
+    const tensor = backend.alloc(x.byteLength);
+    backend.write(tensor, 0, new Uint8Array(x.buffer, x.byteOffset, x.byteLength));
+    return tensor;
+  };
+  const floats = (n: number): T => put(random(4 * n, 0x80ffffff | 0, 0x3f000000));
+  return {
+    ops: backend.ops,
+    scratch: backend.alloc(backend.scratchBytes(5, 1152, 64, VOCAB)),
+    out: (n) => backend.alloc(4 * n),
+    ints: (...values) => put(Int32Array.from(values)),
+    floats,
+    weights: (type, rows, cols) => ({ type, rows, cols, tensor: put(WEIGHTS[type](rows * cols, random)) }),
+    norm: (dim) => ({ weight: floats(dim), eps: 1e-5 }),
+    samplers(all) {
+      const params = new Uint8Array(all.length * PARAMS_BYTES);
+      all.forEach((options, i) => {
+        const row = new DataView(params.buffer, i * PARAMS_BYTES, PARAMS_BYTES);
+        writeParams(row, resolveSampler(options, VOCAB), i, [3, 9, 9, 27], 4);
+      });
+      return put(params);
+    },
+  };
+}
+
+/** Random bits, by xorshift32 (Marsaglia 2003); a prime number of them, so that what repeats is not in step with rows. */
+const WORDS = new Int32Array(2039);
+for (let i = 0, x = 1; i < WORDS.length; i++) {
+  x ^= x << 13;
+  x ^= x >>> 17;
+  x ^= x << 5;
+  WORDS[i] = x;
+}
+
+/** n weights of random bits, those of exponents and scales set such that all are around 1. */
+const WEIGHTS: Readonly<
+  Record<WeightType, (n: number, random: (bytes: number, and?: number, or?: number) => Uint8Array) => Uint8Array>
+> = {
+  i2_s(n, random) {
+    const bytes = random(n / 4 + 32);
+    // Of the code 3, which is none, the lower bit is cleared.
+    for (let i = 0; i < n / 4; i++) bytes[i] &= ~(bytes[i] & (bytes[i] >> 1) & 0x55);
+    new DataView(bytes.buffer).setFloat32(n / 4, 0.5, true);
+    return bytes;
+  },
+  f16: (n, random) => random(2 * n, 0x87ff87ff | 0, 0x34003400),
+  bf16: (n, random) => random(2 * n, 0x80ff80ff | 0, 0x3e003e00),
+  f32: (n, random) => random(4 * n, 0x80ffffff | 0, 0x3e000000),
+  q8_0: (n, random) => scaled(random((n / 32) * 34), 34, 1, 0x20),
+  q6_k: (n, random) => scaled(random((n / 256) * 210), 210, 209, 0x10),
+};
+
+/** Blocks of `stride` bytes with the upper byte of their f16 scale, at `at`, replaced. */
+function scaled(blocks: Uint8Array, stride: number, at: number, upper: number): Uint8Array {
+  for (let i = at; i < blocks.length; i += stride) blocks[i] = upper;
+  return blocks;
+}
+
+function numbersOf({ kind, bytes }: Answer): number[] {
+  if (kind !== 'picks') return [...new Float32Array(bytes.buffer)];
+  const view = new DataView(bytes.buffer);
+  return Array.from({ length: bytes.length / PICK_BYTES }, (_, i) => {
+    const { id, logit, probability } = readPick(view, i * PICK_BYTES, { id: 0, logit: 0, probability: 0 });
+    return [id, logit, probability];
+  }).flat();
+}
