@@ -5,13 +5,15 @@
 //   DOT 0   i32x4.dot_i16x8_s, baseline SIMD
 //   DOT 1   relaxed dot into i16: pmaddubsw on x86. Exact on every engine, as neither operand leaves its range
 //   DOT 2   relaxed dot added to i32: vpdpbusd where the engine knows it
-//   PAIR 1  two accumulators on adjacent halves for everything, so that V8's revectoriser makes 256-bit operations of them
+//   PAIR 1  tiles, too, have two accumulators on adjacent halves, so that V8's revectoriser makes 256-bit operations of them
 //
 // The relaxed dots take signed 8-bit activations first and 7-bit codes second, as this order means the same everywhere.
 // All sums are integers, so every target gives the same number.
 //
-// Memory is waited for, not only read: kernels `touch` the rows that come next, a load a cache line, while they compute. On a
-// machine without hardware prefetch that is worth 1.3 to 1.4 (bench/LOG.md); wasm has no prefetch instruction.
+// Memory is waited for, not only read. Hardware prefetches along a stream of addresses, and stops at each page: kernels
+// therefore take rows that lie far apart, so that several streams are under way at once (bench/LOG.md).
+
+import { sumI32x4, sums4, thread } from './lanes';
 
 /** Bytes of a quantised activation: int8, or int16 where there is no 8-bit dot. */
 // @ts-ignore: decorator
@@ -28,22 +30,6 @@ export function dotProbe(): i32 {
   memory.fill(at, 127, 16);
   memory.fill(at + 16, 255, 16);
   return i32x4.extract_lane(i32x4.relaxed_dot_i8x16_i7x16_add_s(v128.load(at), v128.load(at, 16), i32x4.splat(0)), 0);
-}
-
-/** Asks for four cache lines. */
-// @ts-ignore: decorator
-@inline function touch4(at: usize): i32 {
-  return load<i32>(at) ^ load<i32>(at, 64) ^ load<i32>(at, 128) ^ load<i32>(at, 192);
-}
-
-import { sumI32x4, sums4, thread } from './lanes';
-
-/** Asks for the cache lines of `bytes` bytes. */
-// @ts-ignore: decorator
-@inline export function touchLines(at: usize, bytes: usize): void {
-  let touched: i32 = 0;
-  for (const end = at + bytes; at < end; at += 64) touched ^= load<i32>(at);
-  store<i32>(thread, touched, 288);
 }
 
 // ---- ternary codes ----
@@ -65,55 +51,67 @@ import { sumI32x4, sums4, thread } from './lanes';
   return i32x4.relaxed_dot_i8x16_i7x16_add_s(a3, v128.and(x, three), acc);
 }
 
-/** Sums of code * activation of four rows of `cols` codes, i32x4; touches a tile of four rows from `ahead` on. */
-export function bitDots4(w0: usize, w1: usize, w2: usize, w3: usize, act: usize, cols: i32, ahead: usize): v128 {
-  if (DOT == 2) return bitDots4Add(w0, w1, w2, w3, act, cols, ahead);
-  const half = <usize>(cols >> 1);
-  const ab = bitDots2(w0, w1, act, cols, ahead), cd = bitDots2(w2, w3, act, cols, ahead + half);
-  return i64x2.replace_lane(i64x2.splat(ab), 1, cd);
+/** Sums of code * activation of eight rows of `cols` codes: returns where they stand, i32 [8]. */
+export function bitDots8(
+  w0: usize, w1: usize, w2: usize, w3: usize, w4: usize, w5: usize, w6: usize, w7: usize, act: usize, cols: i32,
+): usize {
+  const out = thread + 256;
+  if (DOT == 2) dots8Add(w0, w1, w2, w3, w4, w5, w6, w7, act, cols, out);
+  else {
+    store<i64>(out, dots2(w0, w1, act, cols));
+    store<i64>(out, dots2(w2, w3, act, cols), 8);
+    store<i64>(out, dots2(w4, w5, act, cols), 16);
+    store<i64>(out, dots2(w6, w7, act, cols), 24);
+  }
+  return out;
 }
 
-function bitDots4Add(w0: usize, w1: usize, w2: usize, w3: usize, act: usize, cols: i32, ahead: usize): v128 {
+// In pair shape also for 128 bits, where it is no slower (bench/LOG.md): eight sums hide the latency of the dots.
+
+// @ts-ignore: decorator
+@inline function dots8Add(
+  w0: usize, w1: usize, w2: usize, w3: usize, w4: usize, w5: usize, w6: usize, w7: usize, act: usize, cols: i32, out: usize,
+): void {
   const at = thread;
   const threeL = v128.load(at, 320), threeH = v128.load(at, 336);
   const end = w0 + <usize>(cols >> 2);
   let aL = i32x4.splat(0), aH = i32x4.splat(0), bL = i32x4.splat(0), bH = i32x4.splat(0);
   let cL = i32x4.splat(0), cH = i32x4.splat(0), dL = i32x4.splat(0), dH = i32x4.splat(0);
-  let touched: i32 = 0;
+  let eL = i32x4.splat(0), eH = i32x4.splat(0), fL = i32x4.splat(0), fH = i32x4.splat(0);
+  let gL = i32x4.splat(0), gH = i32x4.splat(0), hL = i32x4.splat(0), hH = i32x4.splat(0);
   while (w0 < end) {
-    // A step of 128 codes consumes two lines. Alone, 128-bit code is too long for the lines of several steps to be under way
-    // at once, so it asks for those of four steps in one go.
-    let stop = w0 + 32;
-    if (PAIR) {
-      touched ^= load<i32>(ahead) ^ load<i32>(ahead, 64);
-      ahead += 128;
-    } else {
-      touched ^= touch4(ahead) ^ touch4(ahead + 256);
-      ahead += 512;
-      stop = min(w0 + 128, end);
-    }
-    do {
-      const k0L = v128.load(act), k0H = v128.load(act, 16), k1L = v128.load(act, 32), k1H = v128.load(act, 48);
-      const k2L = v128.load(act, 64), k2H = v128.load(act, 80), k3L = v128.load(act, 96), k3H = v128.load(act, 112);
-      aL = addCodes(aL, v128.load(w0), k0L, k1L, k2L, k3L, threeL);
-      aH = addCodes(aH, v128.load(w0, 16), k0H, k1H, k2H, k3H, threeH);
-      bL = addCodes(bL, v128.load(w1), k0L, k1L, k2L, k3L, threeL);
-      bH = addCodes(bH, v128.load(w1, 16), k0H, k1H, k2H, k3H, threeH);
-      cL = addCodes(cL, v128.load(w2), k0L, k1L, k2L, k3L, threeL);
-      cH = addCodes(cH, v128.load(w2, 16), k0H, k1H, k2H, k3H, threeH);
-      dL = addCodes(dL, v128.load(w3), k0L, k1L, k2L, k3L, threeL);
-      dH = addCodes(dH, v128.load(w3, 16), k0H, k1H, k2H, k3H, threeH);
-      act += 128;
-      w0 += 32; w1 += 32; w2 += 32; w3 += 32;
-    } while (!PAIR && w0 < stop);
+    const k0L = v128.load(act), k0H = v128.load(act, 16), k1L = v128.load(act, 32), k1H = v128.load(act, 48);
+    const k2L = v128.load(act, 64), k2H = v128.load(act, 80), k3L = v128.load(act, 96), k3H = v128.load(act, 112);
+    aL = addCodes(aL, v128.load(w0), k0L, k1L, k2L, k3L, threeL);
+    aH = addCodes(aH, v128.load(w0, 16), k0H, k1H, k2H, k3H, threeH);
+    bL = addCodes(bL, v128.load(w1), k0L, k1L, k2L, k3L, threeL);
+    bH = addCodes(bH, v128.load(w1, 16), k0H, k1H, k2H, k3H, threeH);
+    cL = addCodes(cL, v128.load(w2), k0L, k1L, k2L, k3L, threeL);
+    cH = addCodes(cH, v128.load(w2, 16), k0H, k1H, k2H, k3H, threeH);
+    dL = addCodes(dL, v128.load(w3), k0L, k1L, k2L, k3L, threeL);
+    dH = addCodes(dH, v128.load(w3, 16), k0H, k1H, k2H, k3H, threeH);
+    eL = addCodes(eL, v128.load(w4), k0L, k1L, k2L, k3L, threeL);
+    eH = addCodes(eH, v128.load(w4, 16), k0H, k1H, k2H, k3H, threeH);
+    fL = addCodes(fL, v128.load(w5), k0L, k1L, k2L, k3L, threeL);
+    fH = addCodes(fH, v128.load(w5, 16), k0H, k1H, k2H, k3H, threeH);
+    gL = addCodes(gL, v128.load(w6), k0L, k1L, k2L, k3L, threeL);
+    gH = addCodes(gH, v128.load(w6, 16), k0H, k1H, k2H, k3H, threeH);
+    hL = addCodes(hL, v128.load(w7), k0L, k1L, k2L, k3L, threeL);
+    hH = addCodes(hH, v128.load(w7, 16), k0H, k1H, k2H, k3H, threeH);
+    act += 128;
+    w0 += 32; w1 += 32; w2 += 32; w3 += 32; w4 += 32; w5 += 32; w6 += 32; w7 += 32;
   }
-  store<i32>(at, touched, 288); // or the loads could be dropped
   // Adjacent stores with one base and immediate offsets are what the revectoriser grows its pairs from.
   v128.store(at, aL); v128.store(at, aH, 16);
   v128.store(at, bL, 32); v128.store(at, bH, 48);
   v128.store(at, cL, 64); v128.store(at, cH, 80);
   v128.store(at, dL, 96); v128.store(at, dH, 112);
-  return sumPairs4(at);
+  v128.store(at, eL, 128); v128.store(at, eH, 144);
+  v128.store(at, fL, 160); v128.store(at, fH, 176);
+  v128.store(at, gL, 192); v128.store(at, gH, 208);
+  v128.store(at, hL, 224); v128.store(at, hH, 240);
+  v128.store(out, sumPairs4(at));
+  v128.store(out, sumPairs4(at + 128), 16);
 }
 
 /** sums4 of four accumulators in two halves each, as they were stored at `at`. */
@@ -125,10 +123,9 @@ function bitDots4Add(w0: usize, w1: usize, w2: usize, w3: usize, act: usize, col
   );
 }
 
-/** Sums of two rows of `cols` codes: the first in the low, the second in the high half of the result. Touches two rows. */
-function bitDots2(w0: usize, w1: usize, act: usize, cols: i32, ahead: usize): i64 {
+/** Sums of two rows of `cols` codes: the first in the low, the second in the high half of the result. */
+function dots2(w0: usize, w1: usize, act: usize, cols: i32): i64 {
   const at = thread;
-  let touched: i32 = 0;
   const end = w0 + <usize>(cols >> 2);
   let s0 = i32x4.splat(0), s1 = i32x4.splat(0);
   if (DOT == 1) {
@@ -136,15 +133,9 @@ function bitDots2(w0: usize, w1: usize, act: usize, cols: i32, ahead: usize): i6
     // 3 and with 12 (codes times 4) saves a shift per field; so a and b grow by up to 1016 and 4064 a step of 64 weights,
     // and 8 steps fit an i16. pmaddubsw on x86: exact on every engine since neither operand leaves its range.
     const three = v128.load(at, 320), twelve = v128.load(at, 352);
-    let odd = true;
     while (w0 < end) {
       let a0 = i16x8.splat(0), b0 = i16x8.splat(0), a1 = i16x8.splat(0), b1 = i16x8.splat(0);
       const stop = min(w0 + 4 * 32, end);
-      if (odd) {
-        touched ^= touch4(ahead) ^ touch4(ahead + 256);
-        ahead += 512;
-      }
-      odd = !odd;
       while (w0 < stop) {
         let x0 = v128.load(w0), x1 = v128.load(w1);
         let y0 = i16x8.shr_u(x0, 4), y1 = i16x8.shr_u(x1, 4);
@@ -180,16 +171,11 @@ function bitDots2(w0: usize, w1: usize, act: usize, cols: i32, ahead: usize): i6
       s0 = i32x4.add(s0, i32x4.add(i32x4.extadd_pairwise_i16x8_s(a0), i32x4.shr_s(i32x4.extadd_pairwise_i16x8_s(b0), 2)));
       s1 = i32x4.add(s1, i32x4.add(i32x4.extadd_pairwise_i16x8_s(a1), i32x4.shr_s(i32x4.extadd_pairwise_i16x8_s(b1), 2)));
     }
-    store<i32>(at, touched, 288);
     return (<i64>sumI32x4(s1) << 32) | <i64><u32>sumI32x4(s0);
   }
   let t0 = i32x4.splat(0), t1 = i32x4.splat(0);
   const m0 = v128.load(at, 416), m1 = v128.load(at, 432), m2 = v128.load(at, 448), m3 = v128.load(at, 464);
-  for (let n = 0; w0 < end; n++) {
-    if ((n & 7) == 0) {
-      touched ^= touch4(ahead) ^ touch4(ahead + 256);
-      ahead += 512;
-    }
+  while (w0 < end) {
     for (let half: usize = 0; half < 32; half += 16) {
       let x0 = v128.load(w0 + half), x1 = v128.load(w1 + half);
       let k = v128.load(act, 0);
@@ -222,7 +208,6 @@ function bitDots2(w0: usize, w1: usize, act: usize, cols: i32, ahead: usize): i6
     w0 += 32; w1 += 32;
   }
   s0 = i32x4.add(s0, t0); s1 = i32x4.add(s1, t1);
-  store<i32>(at, touched, 288);
   return (<i64>(sumI32x4(s1) >> 6) << 32) | <i64><u32>(sumI32x4(s0) >> 6);
 }
 
@@ -485,49 +470,69 @@ export function bitTile4x2(tile: usize, p: usize, q: usize, cols: i32): usize {
   store<i64>(at, i64x2.extract_lane(i8x16.narrow_i16x8_s(low, low), 0), 32);
 }
 
-/**
- * Sums of code * activation of two rows of `cols` codes, cols a multiple of 32: the first in the low, the second in the high
- * half of the result. Touches two rows from `ahead` on.
- */
-export function screenDots2(w0: usize, w1: usize, act: usize, cols: i32, ahead: usize): i64 {
+/** Sums of code * activation of four rows of `cols` codes, i32x4; cols a multiple of 32. */
+export function screenDots4(w0: usize, w1: usize, w2: usize, w3: usize, act: usize, cols: i32): v128 {
   const at = thread;
   const end = w0 + <usize>cols;
-  let touched: i32 = 0;
-  // High and low halves of 32 k each: sixteenths (a, b) and rests (c, d) of the two rows.
-  let aL = i32x4.splat(0), aH = i32x4.splat(0), bL = i32x4.splat(0), bH = i32x4.splat(0);
-  let cL = i32x4.splat(0), cH = i32x4.splat(0), dL = i32x4.splat(0), dH = i32x4.splat(0);
-  for (; w0 < end; w0 += 32, w1 += 32, act += 64, ahead += 64) {
-    touched ^= load<i32>(ahead);
-    const k0 = v128.load(act), k1 = v128.load(act, 16), j0 = v128.load(act, 32), j1 = v128.load(act, 48);
-    const x0 = v128.load(w0), x1 = v128.load(w0, 16), y0 = v128.load(w1), y1 = v128.load(w1, 16);
-    if (DOT == 2) {
-      aL = dotAdd(aL, k0, x0); aH = dotAdd(aH, k1, x1);
-      bL = dotAdd(bL, k0, y0); bH = dotAdd(bH, k1, y1);
-      cL = dotAdd(cL, j0, x0); cH = dotAdd(cH, j1, x1);
-      dL = dotAdd(dL, j0, y0); dH = dotAdd(dH, j1, y1);
-    } else if (DOT == 1) {
-      // Two products of 127 * 127 just fit an i16 lane.
-      aL = widen(aL, v128.relaxed_dot<i16>(k0, x0)); aH = widen(aH, v128.relaxed_dot<i16>(k1, x1));
-      bL = widen(bL, v128.relaxed_dot<i16>(k0, y0)); bH = widen(bH, v128.relaxed_dot<i16>(k1, y1));
-      cL = widen(cL, i16x8.add(v128.relaxed_dot<i16>(j0, x0), v128.relaxed_dot<i16>(j1, x1)));
-      dL = widen(dL, i16x8.add(v128.relaxed_dot<i16>(j0, y0), v128.relaxed_dot<i16>(j1, y1)));
-    } else {
-      aL = i32x4.add(aL, i32x4.dot_i16x8_s(k0, i16x8.extend_low_i8x16_u(x0)));
-      aH = i32x4.add(aH, i32x4.dot_i16x8_s(k1, i16x8.extend_high_i8x16_u(x0)));
-      bL = i32x4.add(bL, i32x4.dot_i16x8_s(k0, i16x8.extend_low_i8x16_u(y0)));
-      bH = i32x4.add(bH, i32x4.dot_i16x8_s(k1, i16x8.extend_high_i8x16_u(y0)));
-      cL = i32x4.add(cL, i32x4.dot_i16x8_s(j0, i16x8.extend_low_i8x16_u(x1)));
-      cH = i32x4.add(cH, i32x4.dot_i16x8_s(j1, i16x8.extend_high_i8x16_u(x1)));
-      dL = i32x4.add(dL, i32x4.dot_i16x8_s(j0, i16x8.extend_low_i8x16_u(y1)));
-      dH = i32x4.add(dH, i32x4.dot_i16x8_s(j1, i16x8.extend_high_i8x16_u(y1)));
+  // Sixteenths of the four rows, then rests.
+  let a = i32x4.splat(0), b = i32x4.splat(0), c = i32x4.splat(0), d = i32x4.splat(0);
+  let e = i32x4.splat(0), f = i32x4.splat(0), g = i32x4.splat(0), h = i32x4.splat(0);
+  if (DOT == 2) {
+    let aH = i32x4.splat(0), bH = i32x4.splat(0), cH = i32x4.splat(0), dH = i32x4.splat(0);
+    let eH = i32x4.splat(0), fH = i32x4.splat(0), gH = i32x4.splat(0), hH = i32x4.splat(0);
+    for (; w0 < end; w0 += 32, w1 += 32, w2 += 32, w3 += 32, act += 64) {
+      const kL = v128.load(act), kH = v128.load(act, 16), jL = v128.load(act, 32), jH = v128.load(act, 48);
+      let l = v128.load(w0), m = v128.load(w0, 16);
+      a = dotAdd(a, kL, l); aH = dotAdd(aH, kH, m); e = dotAdd(e, jL, l); eH = dotAdd(eH, jH, m);
+      l = v128.load(w1); m = v128.load(w1, 16);
+      b = dotAdd(b, kL, l); bH = dotAdd(bH, kH, m); f = dotAdd(f, jL, l); fH = dotAdd(fH, jH, m);
+      l = v128.load(w2); m = v128.load(w2, 16);
+      c = dotAdd(c, kL, l); cH = dotAdd(cH, kH, m); g = dotAdd(g, jL, l); gH = dotAdd(gH, jH, m);
+      l = v128.load(w3); m = v128.load(w3, 16);
+      d = dotAdd(d, kL, l); dH = dotAdd(dH, kH, m); h = dotAdd(h, jL, l); hH = dotAdd(hH, jH, m);
+    }
+    v128.store(at, a); v128.store(at, aH, 16);
+    v128.store(at, b, 32); v128.store(at, bH, 48);
+    v128.store(at, c, 64); v128.store(at, cH, 80);
+    v128.store(at, d, 96); v128.store(at, dH, 112);
+    v128.store(at, e, 128); v128.store(at, eH, 144);
+    v128.store(at, f, 160); v128.store(at, fH, 176);
+    v128.store(at, g, 192); v128.store(at, gH, 208);
+    v128.store(at, h, 224); v128.store(at, hH, 240);
+    return i32x4.add(i32x4.shl(sumPairs4(at), 4), sumPairs4(at + 128));
+  }
+  for (; w0 < end; w0 += 32, w1 += 32, w2 += 32, w3 += 32, act += 64) {
+    for (let half: usize = 0; half < 32; half += 16) {
+      const x = v128.load(w0 + half), y = v128.load(w1 + half), z = v128.load(w2 + half), u = v128.load(w3 + half);
+      if (DOT == 0) {
+        // Activations are whole int16: the two sums are of the low and of the high eight k.
+        const k = v128.load(act + 2 * half), j = v128.load(act + 2 * half, 16);
+        a = dotLow(a, k, x); b = dotLow(b, k, y); c = dotLow(c, k, z); d = dotLow(d, k, u);
+        e = dotHigh(e, j, x); f = dotHigh(f, j, y); g = dotHigh(g, j, z); h = dotHigh(h, j, u);
+      } else {
+        const k = v128.load(act + half), j = v128.load(act + half, 32);
+        a = dotBytes(a, k, x); b = dotBytes(b, k, y); c = dotBytes(c, k, z); d = dotBytes(d, k, u);
+        e = dotBytes(e, j, x); f = dotBytes(f, j, y); g = dotBytes(g, j, z); h = dotBytes(h, j, u);
+      }
     }
   }
-  store<i32>(at, touched, 288);
-  v128.store(at, aL); v128.store(at, aH, 16);
-  v128.store(at, bL, 32); v128.store(at, bH, 48);
-  v128.store(at, cL, 64); v128.store(at, cH, 80);
-  v128.store(at, dL, 96); v128.store(at, dH, 112);
-  const sums = sumPairs4(at);
-  const high = DOT == 0 ? sums : i32x4.shl(sums, 4);
-  return i64x2.extract_lane(i32x4.add(high, i32x4.shuffle(sums, sums, 2, 3, 2, 3)), 0);
+  const first = sums4(a, b, c, d);
+  return i32x4.add(DOT == 0 ? first : i32x4.shl(first, 4), sums4(e, f, g, h));
+}
+
+/** acc + the dot of 16 int8 and 16 codes. */
+// @ts-ignore: decorator
+@inline function dotBytes(acc: v128, k: v128, x: v128): v128 {
+  return widen(acc, v128.relaxed_dot<i16>(k, x)); // two products of 127 * 127 just fit an i16 lane
+}
+
+/** acc + the dot of 8 int16 and the low 8 codes. */
+// @ts-ignore: decorator
+@inline function dotLow(acc: v128, k: v128, x: v128): v128 {
+  return i32x4.add(acc, i32x4.dot_i16x8_s(k, i16x8.extend_low_i8x16_u(x)));
+}
+
+// @ts-ignore: decorator
+@inline function dotHigh(acc: v128, k: v128, x: v128): v128 {
+  return i32x4.add(acc, i32x4.dot_i16x8_s(k, i16x8.extend_high_i8x16_u(x)));
 }

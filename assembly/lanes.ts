@@ -105,7 +105,7 @@ export const F16_BIAS: f32 = reinterpret<f32>(0x77800000);
 // call. Kernels copy the global to a local first: with the global read again at each use, V8's revectoriser finds no adjacent
 // stores to start from.
 //
-//   +0    accumulators, 256 bytes   +256  dots of a tile, i32x4 [2]   +288  what touching read
+//   +0    accumulators, 256 bytes   +256  dots of a tile, i32 [8]
 //   +320  03 x32    +352 0c x32     +384  8fffffff x8
 //   +416  00c0 x8   +432 0030 x8    +448  000c x8   +464 0003 x8   +480 4001 x8
 export let thread: usize = 0;

@@ -43,7 +43,7 @@ export async function openAll(file, list, notes) {
   const models = [];
   for (const options of list) {
     try {
-      models.push({ ...options, model: await loadModel(file, options) });
+      models.push({ ...options, model: await loadModel(file, { revectorize: true, ...options }) });
     } catch (error) {
       if (!/tier|kernels/.test(error.message)) throw error;
       notes.push(`Left out, tier ${options.tier}: ${error.message}.`);

@@ -1,9 +1,9 @@
-import { bitDots4, bitTile4x2, bitUnpack4, touchLines } from '../dots';
+import { bitDots8, bitTile4x2, bitUnpack4 } from '../dots';
 import { I2_S, preparedBytes } from './prepare';
 
 /**
  * From how many rows on a batch is computed in tiles of four rows of W and two of the batch, the codes of the four unpacked
- * once: below, unpacking costs more than it saves (`npm run bench -- kernels --rows N`).
+ * once: below, unpacking costs more than it saves (`npm run bench -- kernels --rows 2,3,4`).
  */
 // @ts-ignore: decorator
 @inline export const TILE_ROWS: i32 = 4;
@@ -15,60 +15,84 @@ import { I2_S, preparedBytes } from './prepare';
  *   act      [batch] rows prepared for I2_S (prepare.ts)
  *   y        f32 [batch][stride]
  *   scratch  4 * cols bytes of this thread
+ *
+ * The rows are taken from eight (four in tiles) equal parts of [begin, end), one from each at a time: so many streams of
+ * memory does hardware prefetch along at once. Where parts run out of rows, the last row is computed again and not stored.
  */
 export function bitLinear(
   w: usize, rows: i32, cols: i32, act: usize, batch: i32, y: usize, stride: i32, add: i32, begin: i32, end: i32, scratch: usize,
 ): void {
-  const rowBytes = <usize>(cols >> 2);
-  const actBytes = <usize>preparedBytes(cols, I2_S);
-  const scale = load<f32>(w + rowBytes * <usize>rows);
-  const yBytes = <usize>stride << 2;
-  // While a tile goes over the batch, each pair of rows asks for a part of the next tile.
-  const part = (4 * rowBytes / <usize>((batch + 1) >> 1) + 63) & ~63;
-  for (let r = begin; r < end; r += 4) {
-    const n = min(4, end - r);
-    const w0 = w + <usize>r * rowBytes;
-    const w1 = n > 1 ? w0 + rowBytes : w0, w2 = n > 2 ? w1 + rowBytes : w1, w3 = n > 3 ? w2 + rowBytes : w2;
-    let a = act;
-    let out = y + (<usize>r << 2);
-    // Behind the last tile there is nothing of this thread's to ask for.
-    let ahead = r + 8 <= end ? w0 + 4 * rowBytes : w0;
-    if (batch < TILE_ROWS) {
-      for (let b = 0; b < batch; b++) {
-        put(bitDots4(w0, w1, w2, w3, a + 64, cols, ahead), load<i32>(a, 4), load<f32>(a), scale, out, n, add);
-        a += actBytes;
-        out += yBytes;
-      }
-      continue;
-    }
-    bitUnpack4(w0, w1, w2, w3, cols, scratch);
-    for (let b = 0; b < batch; b += 2) {
-      const both = b + 1 < batch;
-      touchLines(ahead, part);
-      ahead += part;
-      const sums = bitTile4x2(scratch, a + 64, both ? a + 64 + actBytes : a + 64, cols);
-      put(v128.load(sums), DOT == 0 ? 0 : load<i32>(a, 4), load<f32>(a), scale, out, n, add);
+  const scale = load<f32>(w + <usize>(cols >> 2) * <usize>rows);
+  if (begin == end) return;
+  if (batch < TILE_ROWS) linearByRow(w, cols, scale, act, batch, y, stride, add, begin, end);
+  else linearByTile(w, cols, scale, act, batch, y, stride, add, begin, end, scratch);
+}
+
+function linearByRow(
+  w: usize, cols: i32, scale: f32, act: usize, batch: i32, y: usize, stride: i32, add: i32, begin: i32, end: i32,
+): void {
+  const rowBytes = <usize>(cols >> 2), actBytes = <usize>preparedBytes(cols, I2_S);
+  const part = (end - begin + 7) >> 3;
+  for (let r = begin; r < begin + part; r++) {
+    const w0 = rowAt(w, rowBytes, r, end), w1 = rowAt(w, rowBytes, r + part, end);
+    const w2 = rowAt(w, rowBytes, r + 2 * part, end), w3 = rowAt(w, rowBytes, r + 3 * part, end);
+    const w4 = rowAt(w, rowBytes, r + 4 * part, end), w5 = rowAt(w, rowBytes, r + 5 * part, end);
+    const w6 = rowAt(w, rowBytes, r + 6 * part, end), w7 = rowAt(w, rowBytes, r + 7 * part, end);
+    let a = act, to = y;
+    for (let b = 0; b < batch; b++) {
+      const dots = bitDots8(w0, w1, w2, w3, w4, w5, w6, w7, a + 64, cols);
+      const s = load<f32>(a), sum = load<i32>(a, 4);
+      put(dots, sum, s, scale, to, r, part, end, add);
+      put(dots + 16, sum, s, scale, to, r + 4 * part, part, end, add);
       a += actBytes;
-      out += yBytes;
-      if (!both) break;
-      put(v128.load(sums, 16), DOT == 0 ? 0 : load<i32>(a, 4), load<f32>(a), scale, out, n, add);
-      a += actBytes;
-      out += yBytes;
+      to += <usize>stride << 2;
     }
   }
 }
 
-/** The first n lanes of (dots - sum) / s * scale. */
-// @ts-ignore: decorator
-@inline function put(dots: v128, sum: i32, s: f32, scale: f32, out: usize, n: i32, add: i32): void {
-  let v = f32x4.convert_i32x4_s(i32x4.sub(dots, i32x4.splat(sum)));
-  v = f32x4.mul(f32x4.div(v, f32x4.splat(s)), f32x4.splat(scale));
-  if (n == 4) {
-    v128.store(out, add ? f32x4.add(v128.load(out), v) : v);
-    return;
+function linearByTile(
+  w: usize, cols: i32, scale: f32, act: usize, batch: i32, y: usize, stride: i32, add: i32, begin: i32, end: i32, scratch: usize,
+): void {
+  const rowBytes = <usize>(cols >> 2), actBytes = <usize>preparedBytes(cols, I2_S);
+  const part = (end - begin + 3) >> 2;
+  for (let r = begin; r < begin + part; r++) {
+    bitUnpack4(
+      rowAt(w, rowBytes, r, end), rowAt(w, rowBytes, r + part, end), rowAt(w, rowBytes, r + 2 * part, end),
+      rowAt(w, rowBytes, r + 3 * part, end), cols, scratch,
+    );
+    let a = act, to = y;
+    for (let b = 0; b < batch; b += 2) {
+      const next = b + 1 < batch ? a + actBytes : a;
+      const dots = bitTile4x2(scratch, a + 64, next + 64, cols);
+      put(dots, DOT == 0 ? 0 : load<i32>(a, 4), load<f32>(a), scale, to, r, part, end, add);
+      to += <usize>stride << 2;
+      if (next == a) break;
+      put(dots + 16, DOT == 0 ? 0 : load<i32>(next, 4), load<f32>(next), scale, to, r, part, end, add);
+      to += <usize>stride << 2;
+      a = next + actBytes;
+    }
   }
-  const y0 = f32x4.extract_lane(v, 0), y1 = f32x4.extract_lane(v, 1), y2 = f32x4.extract_lane(v, 2);
-  store<f32>(out, add ? load<f32>(out) + y0 : y0);
-  if (n > 1) store<f32>(out, add ? load<f32>(out, 4) + y1 : y1, 4);
-  if (n > 2) store<f32>(out, add ? load<f32>(out, 8) + y2 : y2, 8);
+}
+
+// @ts-ignore: decorator
+@inline function rowAt(w: usize, rowBytes: usize, r: i32, end: i32): usize {
+  return w + <usize>min(r, end - 1) * rowBytes;
+}
+
+/** (dots - sum) / s * scale of rows r, r + part, r + 2 part and r + 3 part, as far as they are below end. */
+// @ts-ignore: decorator
+@inline function put(dots: usize, sum: i32, s: f32, scale: f32, y: usize, r: i32, part: i32, end: i32, add: i32): void {
+  let v = f32x4.convert_i32x4_s(i32x4.sub(v128.load(dots), i32x4.splat(sum)));
+  v = f32x4.mul(f32x4.div(v, f32x4.splat(s)), f32x4.splat(scale));
+  putRow(f32x4.extract_lane(v, 0), y, r, end, add);
+  putRow(f32x4.extract_lane(v, 1), y, r + part, end, add);
+  putRow(f32x4.extract_lane(v, 2), y, r + 2 * part, end, add);
+  putRow(f32x4.extract_lane(v, 3), y, r + 3 * part, end, add);
+}
+
+// @ts-ignore: decorator
+@inline function putRow(v: f32, y: usize, r: i32, end: i32, add: i32): void {
+  if (r >= end) return;
+  const at = y + (<usize>r << 2);
+  store<f32>(at, add ? load<f32>(at) + v : v);
 }

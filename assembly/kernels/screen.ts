@@ -10,7 +10,7 @@
 //   screen   u8 [rows][stride] codes 1 … 127, stride = cols to a multiple of 32, the rest 64; then, 64-byte aligned,
 //            f32 [3][rows]: scale, factor of |h|, factor of |h - q / s|
 
-import { screenDots2, storeScreened } from '../dots';
+import { screenDots4, storeScreened } from '../dots';
 import { maxF32x4, sumF32x4, sumI32x4 } from '../lanes';
 import { decodeRow } from './decode_row';
 import { denseLinear } from './dense_linear';
@@ -144,7 +144,7 @@ export function screened(params: usize): i32 {
 }
 
 /**
- * z and z - bound of rows [begin, end), begin a multiple of 4, for the rows of the batch that can be screened.
+ * z and z - bound of rows [begin, end), for the rows of the batch that can be screened.
  *
  *   act       [batch] rows of prepareScreened
  *   z, lower  f32 [batch][rows]
@@ -155,18 +155,21 @@ export function screenRows(
 ): void {
   const stride = <usize>codeStride(cols), actBytes = <usize>screenRowBytes(cols);
   const plane = <usize>rows << 2;
-  for (let r = begin; r < end; r += 2) {
-    const w0 = screen + <usize>r * stride;
-    const both = r + 1 < end;
-    const w1 = both ? w0 + stride : w0;
-    const ahead = r + 4 <= end ? w0 + 2 * stride : w0;
-    const bounds = boundsAt(screen, rows, cols) + (<usize>r << 2);
-    let a = act, to = <usize>r << 2;
+  const bounds = boundsAt(screen, rows, cols);
+  // A row from each of four parts at a time, as in bit_linear.ts.
+  const part = (end - begin + 3) >> 2;
+  for (let r = begin; r < begin + part; r++) {
+    const r1 = min(r + part, end - 1), r2 = min(r + 2 * part, end - 1), r3 = min(r + 3 * part, end - 1);
+    const w0 = screen + <usize>r * stride, w1 = screen + <usize>r1 * stride;
+    const w2 = screen + <usize>r2 * stride, w3 = screen + <usize>r3 * stride;
+    let a = act, to: usize = 0;
     for (let b = 0; b < batch; b++) {
       if (screened(params + <usize>b * paramsBytes)) {
-        const dots = screenDots2(w0, w1, a + 64, <i32>stride, ahead);
-        put(<i32>dots, a, bounds, plane, z + to, lower + to);
-        if (both) put(<i32>(dots >> 32), a, bounds + 4, plane, z + to + 4, lower + to + 4);
+        const dots = screenDots4(w0, w1, w2, w3, a + 64, <i32>stride);
+        put(i32x4.extract_lane(dots, 0), a, bounds, plane, r, z + to, lower + to);
+        put(i32x4.extract_lane(dots, 1), a, bounds, plane, r1, z + to, lower + to);
+        put(i32x4.extract_lane(dots, 2), a, bounds, plane, r2, z + to, lower + to);
+        put(i32x4.extract_lane(dots, 3), a, bounds, plane, r3, z + to, lower + to);
       }
       a += actBytes;
       to += plane;
@@ -175,10 +178,11 @@ export function screenRows(
 }
 
 // @ts-ignore: decorator
-@inline function put(dot: i32, a: usize, bounds: usize, plane: usize, z: usize, lower: usize): void {
-  const value = <f32>(dot - CENTRE * load<i32>(a, 4)) * (load<f32>(bounds) * load<f32>(a));
-  store<f32>(z, value);
-  store<f32>(lower, value - boundOf(bounds, plane, load<f32>(a, 8), load<f32>(a, 12)));
+@inline function put(dot: i32, a: usize, bounds: usize, plane: usize, r: i32, z: usize, lower: usize): void {
+  const at = <usize>r << 2;
+  const value = <f32>(dot - CENTRE * load<i32>(a, 4)) * (load<f32>(bounds + at) * load<f32>(a));
+  store<f32>(z + at, value);
+  store<f32>(lower + at, value - boundOf(bounds + at, plane, load<f32>(a, 8), load<f32>(a, 12)));
 }
 
 // @ts-ignore: decorator

@@ -22,8 +22,6 @@ const MAX_PAGES = 65_536;
 /** Barrier, start signal and what each thread has for itself lie below; see assembly/program.ts and lanes.ts. */
 const FIRST = 5 * PAGE;
 export const MAX_THREADS: number = 256;
-/** Kernels look this far beyond the rows they read (`ahead` in assembly/dots.ts). */
-const SLACK = 1024;
 
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
 
@@ -70,7 +68,7 @@ export function createMemory(): LinearMemory {
         if (piece.bytes === 0) free.splice(i, 1);
         bytes.fill(0, at, at + size);
       } else {
-        reach(top + size + SLACK);
+        reach(top + size);
         top += size;
       }
       allocated += size;
