@@ -12,11 +12,11 @@
 // each spin keeps from running whom it waits for. So a thread whose spin was in vain spins briefly from then on, and tries
 // the long spin again every so many barriers (bench/LOG.md).
 
-/** 50 us on Node 24, 100 on Node 20 (2.5 GHz Xeon, November 2026, `npm run bench -- barrier`). */
+/** 35 us on Node 24, 41 on Node 20 (Xeon model 167, November 2026, `npm run bench -- barrier`). */
 const SPINS: i32 = 100000;
 /** After a spin in vain: the threads that came at the same time still meet. */
 const FEW_SPINS: i32 = 500;
-/** Waits between two tries of the long spin: they cost 1 us a barrier where they are in vain. */
+/** Waits between two tries of the long spin: they cost 0.6 us a barrier where they are in vain. */
 const RETRY: i32 = 64;
 
 /** Of this thread, as every thread has its own instance: spins of its next wait at a barrier, and waits so far. */
