@@ -6,12 +6,22 @@
 // A barrier costs 0.3 us while spinning (`npm run bench -- barrier`), a sleep and its wake-up far more, and a pure spin loses
 // a whole scheduler slice when there are fewer free cores than threads: so spin a bounded while, then wait. A sleeper counts
 // itself before it waits, and wait compares the value, so a publisher that sees no sleeper cannot lose a wake-up.
+//
+// How long depends on where the threads are, which only the waiting shows. On cores of their own a spin must outlast the
+// wake-up of a thread that slept, or both sleep in turn at every barrier. On one core, to which a busy machine confines them,
+// each spin keeps from running whom it waits for. So a thread whose spin was in vain spins briefly from then on, and tries
+// the long spin again every so many barriers (bench/LOG.md).
 
-/**
- * 10 us on Node 24, 20 on Node 20 (2.5 GHz Xeon, November 2026, `npm run bench -- barrier`): some thirty barriers long. Not tuned
- * against other budgets.
- */
-const SPINS: i32 = 20000;
+/** 35 us on Node 24, 41 on Node 20 (Xeon model 167, November 2026, `npm run bench -- barrier`). */
+const SPINS: i32 = 100000;
+/** After a spin in vain: the threads that came at the same time still meet. */
+const FEW_SPINS: i32 = 500;
+/** Waits between two tries of the long spin: they cost 0.6 us a barrier where they are in vain. */
+const RETRY: i32 = 64;
+
+/** Of this thread, as every thread has its own instance: spins of its next wait at a barrier, and waits so far. */
+let spins: i32 = SPINS;
+let waits: i32 = 0;
 
 /** Returns when `count` threads have called it. */
 export function barrier(at: usize, count: i32): void {
@@ -22,7 +32,10 @@ export function barrier(at: usize, count: i32): void {
     signal(at + 4, generation + 1);
     return;
   }
-  waitWhile(at + 4, generation);
+  if (++waits % RETRY == 0) spins = SPINS;
+  const came = spinWhile(at + 4, generation, spins);
+  spins = came ? SPINS : FEW_SPINS;
+  if (!came) sleepWhile(at + 4, generation);
 }
 
 /** Stores a value and wakes whoever sleeps on it. */
@@ -33,14 +46,21 @@ export function signal(at: usize, value: i32): void {
 
 /** Returns the value at `at` once it is another than `old`. */
 export function waitWhile(at: usize, old: i32): i32 {
-  let spins = SPINS;
-  while (true) {
-    const value = atomic.load<i32>(at);
-    if (value != old) return value;
-    if (spins > 0) {
-      spins--;
-      continue;
-    }
+  if (!spinWhile(at, old, SPINS)) sleepWhile(at, old);
+  return atomic.load<i32>(at);
+}
+
+/** Whether the value at `at` became another than `old` within so many looks. */
+function spinWhile(at: usize, old: i32, looks: i32): bool {
+  while (atomic.load<i32>(at) == old) {
+    if (looks-- == 0) return false;
+  }
+  return true;
+}
+
+/** Returns when the value at `at` is another than `old`. */
+function sleepWhile(at: usize, old: i32): void {
+  while (atomic.load<i32>(at) == old) {
     atomic.add<i32>(at, 1, 4);
     atomic.wait<i32>(at, old, -1);
     atomic.sub<i32>(at, 1, 4);

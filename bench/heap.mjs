@@ -4,6 +4,7 @@
 //
 // The same loop over an async generator that yields equal token objects and does nothing else is the baseline: token
 // object, promises and iterator results are what `for await` costs. A run in which the collector ran is not counted.
+// Then how long the event loop of the caller is held up at most, with a prompt of --prompt tokens and some decoding.
 
 import { PerformanceObserver } from 'node:perf_hooks';
 import { parseArgs } from 'node:util';
@@ -14,7 +15,11 @@ import { machine, median } from './machine.mjs';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { tokens: { type: 'string', default: '200' }, threads: { type: 'string', default: '2' } },
+  options: {
+    tokens: { type: 'string', default: '200' },
+    threads: { type: 'string', default: '2' },
+    prompt: { type: 'string', default: '400' },
+  },
 });
 const tokens = Number(values.tokens);
 const RUNS = 7;
@@ -60,6 +65,20 @@ async function* baseline() {
   }
 }
 
+/** Largest ms between two turns of the event loop that stand a ms apart, while `work` runs. */
+async function largestGap(work) {
+  let largest = 0;
+  let last = performance.now();
+  const probe = setInterval(() => {
+    const now = performance.now();
+    largest = Math.max(largest, now - last - 1);
+    last = now;
+  }, 1);
+  await work();
+  clearInterval(probe);
+  return largest;
+}
+
 const model = await loadModel(positionals[0] ?? demoModel, { threads: Number(values.threads) });
 const options = { seed: 1, ignoreEos: true, maxTokens: tokens + 40 };
 const rows = [
@@ -71,4 +90,17 @@ console.log(`${model.info.backend}, ${tokens} tokens a run, median of ${RUNS} ru
 console.log('| | bytes allocated a token | bytes held a token |');
 console.log('|---|--:|--:|');
 for (const [name, allocated, held] of rows) console.log(`| ${name} | ${allocated.toFixed(0)} | ${held.toFixed(1)} |`);
+
+const prompt = Array.from({ length: Number(values.prompt) }, (_, i) => 10 + (i % 200));
+const gaps = [];
+for (let run = 0; run < 3; run++) {
+  const start = performance.now();
+  const busy = await largestGap(() => model.complete(prompt, { ...options, maxTokens: 8 }));
+  const ms = performance.now() - start;
+  gaps.push([busy, await largestGap(() => new Promise((resolve) => setTimeout(resolve, ms)))]);
+}
+const list = (i) => gaps.map((gap) => gap[i].toFixed(1)).join(', ');
+console.log(
+  `largest gap between turns of the event loop in ms, ${prompt.length} + 8 tokens: ${list(0)}; idle: ${list(1)}`,
+);
 await model.dispose();

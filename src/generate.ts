@@ -95,9 +95,9 @@ export async function* generate(
 ): AsyncGenerator<Token, Completion, undefined> {
   const { sampler, maxTokens, stop, signal } = options;
   signal?.throwIfAborted();
-  const texts = createTexts(tokenizer, stop);
   const ids: number[] = [];
-  const unread: Token[] = [];
+  const unread = createQueue<Token>();
+  const texts = createTexts(tokenizer, stop, unread.push);
   let ended = false;
   let failure: unknown;
   let notify = () => {};
@@ -111,7 +111,7 @@ export async function* generate(
     onToken({ id, probability, logit }) {
       const isEos = tokenizer.eogTokens.has(id);
       ids.push(id);
-      texts.push({ id, text: '', probability, logit, isEos }, unread);
+      texts.push({ id, text: '', probability, logit, isEos });
       if (isEos || texts.stopped) finishReason = 'stop';
       notify();
       return isEos || texts.stopped;
@@ -119,7 +119,7 @@ export async function* generate(
     onEnd(error) {
       failure = error;
       ended = true;
-      texts.end(unread);
+      texts.end();
       notify();
     },
   });
@@ -166,14 +166,40 @@ export async function* generate(
   }
 }
 
+/** First in, first out. Keeps its room: an array that is emptied and filled in turn is allocated anew each time. */
+function createQueue<X>(): { readonly length: number; push(x: X): void; shift(): X | undefined } {
+  const items: (X | undefined)[] = [];
+  let first = 0;
+  let end = 0;
+  return {
+    get length() {
+      return end - first;
+    },
+    push(x) {
+      if (first > 0 && end === items.length) {
+        items.copyWithin(0, first, end);
+        end -= first;
+        first = 0;
+      }
+      items[end++] = x;
+    },
+    shift() {
+      if (first === end) return undefined;
+      const x = items[first];
+      items[first++] = undefined;
+      return x;
+    },
+  };
+}
+
 type Writable<X> = { -readonly [K in keyof X]: X[K] };
 
 interface Texts {
   readonly stopped: boolean;
   /** Takes a token; puts out those whose text is settled. */
-  push(token: Writable<Token>, out: Token[]): void;
+  push(token: Writable<Token>): void;
   /** Puts out what is left, as no more tokens come. */
-  end(out: Token[]): void;
+  end(): void;
   all(): string;
 }
 
@@ -181,17 +207,17 @@ interface Texts {
  * Gives tokens their text. A token is held back while its text ends inside a character or could be the beginning of a stop
  * text; the last one held then carries the text of all.
  */
-function createTexts(tokenizer: Tokenizer, stops: readonly string[]): Texts {
+function createTexts(tokenizer: Tokenizer, stops: readonly string[], out: (token: Token) => void): Texts {
   const detokenizer = createDetokenizer(tokenizer, { skipSpecial: true });
   const held: Writable<Token>[] = [];
   const parts: string[] = [];
   let pending = '';
   let stopped = false;
 
-  function release(text: string, out: Token[]): void {
+  function release(text: string): void {
     if (held.length > 0) held[held.length - 1].text = text;
     parts.push(text);
-    for (let i = 0; i < held.length; i++) out.push(held[i]);
+    for (let i = 0; i < held.length; i++) out(held[i]);
     held.length = 0;
   }
 
@@ -199,13 +225,13 @@ function createTexts(tokenizer: Tokenizer, stops: readonly string[]): Texts {
     get stopped() {
       return stopped;
     },
-    push(token, out) {
+    push(token) {
       const text = detokenizer.push(token.id);
       if (stops.length === 0 && held.length === 0 && !detokenizer.pending) {
         // The common case goes straight through.
         token.text = text;
         parts.push(text);
-        out.push(token);
+        out(token);
         return;
       }
       held.push(token);
@@ -224,12 +250,12 @@ function createTexts(tokenizer: Tokenizer, stops: readonly string[]): Texts {
       }
       const open = stops.reduce((most, stop) => Math.max(most, openEnd(pending, stop)), 0);
       if (open > 0 || detokenizer.pending) return;
-      release(pending, out);
+      release(pending);
       pending = '';
     },
-    end(out) {
+    end() {
       if (!stopped) pending += detokenizer.flush();
-      if (held.length > 0) release(pending, out);
+      if (held.length > 0) release(pending);
       pending = '';
     },
     all: () => parts.join(''),

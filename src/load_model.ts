@@ -1,5 +1,6 @@
 import type { Backend, KvType, Tensor } from './backend/backend.ts';
 import { type WasmBackend, wasmBackend } from './backend/wasm/backend.ts';
+import type { WasmTensor } from './backend/wasm/memory.ts';
 import type { Tier } from './backend/wasm/tier.ts';
 import { type ChatMessage, createChat } from './chat.ts';
 import { createEngine } from './engine/engine.ts';
@@ -8,14 +9,14 @@ import { GgufError } from './gguf/error.ts';
 import { readHeader } from './gguf/header.ts';
 import { openSource } from './gguf/source.ts';
 import { type Activation, type Config, readConfig } from './model/config.ts';
-import { createKvCache, type KvSequence, kvBlockBytes } from './model/kv_cache.ts';
-import { createStepper, type Stepper } from './model/step.ts';
-import { type LoadProgress, loadWeights } from './model/weights.ts';
+import { createKvCache, type KvBlocks, type KvSequence, kvBlockBytes, kvBlocksOf } from './model/kv_cache.ts';
+import { createStepper, type StepLimits, type Stepper } from './model/step.ts';
+import { type LoadedWeights, type LoadProgress, loadWeights } from './model/weights.ts';
 import { paramsBytes } from './sampler.ts';
 import { createTokenizer, type EncodeOptions, type Tokenizer } from './tokenizer/tokenizer.ts';
 
 export interface LoadModelOptions {
-  /** Threads of the CPU backend; 1 runs on the caller's thread. Default: the cores, at most 16. */
+  /** Threads of the CPU backend; 1 runs on the caller's thread. Default: the physical cores, at most 16. */
   readonly threads?: number;
   /** Kernels of the CPU backend. Default 'auto': the fastest that work here. */
   readonly tier?: Tier | 'auto';
@@ -29,7 +30,8 @@ export interface LoadModelOptions {
   readonly contextSize?: number;
   /**
    * Sequences computed at once, 1 to 16; further ones wait until one ends or its reader pauses. Their cache is taken from the
-   * system as it fills. Default 4 (not tuned).
+   * system as it fills. Where memory does not hold `contextSize` positions of each, they share fewer, at least one full context:
+   * then a long sequence may wait for another to end (info.kvBytes, info.warnings). Default 4 (not tuned).
    */
   readonly parallel?: number;
   /** How keys and values are stored. Default 'f16'. */
@@ -141,9 +143,12 @@ export async function loadModel(
     if (contextSize > config.contextLength) {
       warnings.push(`contextSize ${contextSize} is more than the ${config.contextLength} positions of the training`);
     }
-    const kv = openCache(backend, config, kvType, contextSize, parallel);
     const limits = { maxRows: MAX_ROWS, maxOuts: parallel, paramsStride: paramsBytes(contextSize + 1) };
-    const stepper = createStepper(backend, config, weights, kv, limits);
+    const { kv, stepper } = openStepper(backend, config, weights, kvType, contextSize, limits);
+    if (kv.blocks < kvBlocksOf(contextSize) * parallel) {
+      const positions = kv.blocks * kv.cache.blockSize;
+      warnings.push(`memory holds ${positions} positions in all, not ${contextSize} for each of ${parallel} sequences`);
+    }
     const engine = createEngine(stepper, kv);
     const parameters = [...header.tensors.values()].reduce((sum, t) => sum + t.dims.reduce((a, b) => a * b, 1), 0);
     const info: ModelInfo = {
@@ -280,12 +285,27 @@ function openTokenizer(metadata: ReadonlyMap<string, unknown>, file: string): To
   }
 }
 
-function openCache(backend: WasmBackend, config: Config, type: KvType, contextSize: number, parallel: number) {
-  try {
-    return createKvCache(backend, config, type, contextSize, parallel);
-  } catch (error) {
-    const what = `contextSize: ${contextSize} positions of ${parallel} sequences do not fit`;
-    throw new RangeError(`${what}; ${(error as Error).message}`, { cause: error });
+/** Cache and working memory for `limits.maxOuts` sequences; fewer blocks where memory is short, but one full context. */
+function openStepper(
+  backend: WasmBackend,
+  config: Config,
+  weights: LoadedWeights<WasmTensor>,
+  type: KvType,
+  contextSize: number,
+  limits: StepLimits,
+): { kv: KvBlocks<WasmTensor>; stepper: Stepper } {
+  const least = kvBlocksOf(contextSize);
+  for (let blocks = least * limits.maxOuts; ; blocks = Math.max(least, blocks - Math.ceil(least / 8))) {
+    let kv: KvBlocks<WasmTensor> | undefined;
+    try {
+      kv = createKvCache(backend, config, type, contextSize, limits.maxOuts, blocks);
+      return { kv, stepper: createStepper(backend, config, weights, kv, limits) };
+    } catch (error) {
+      kv?.dispose();
+      if (!(error instanceof RangeError)) throw error;
+      if (blocks > least) continue;
+      throw new RangeError(`contextSize: ${contextSize} positions do not fit; ${error.message}`, { cause: error });
+    }
   }
 }
 

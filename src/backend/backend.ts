@@ -160,6 +160,14 @@ export interface Ops<T extends Tensor = Tensor> {
   sample(op: { outs: number; vocab: number; logits: T; params: T; stride: number; picks: T; scratch: T }): void;
 }
 
+/** Called once: with the error, or with nothing when all went well. */
+export type Done = (error?: Error) => void;
+
+/** A promise of what tells a `Done`. */
+export function promised(begin: (done: Done) => void): Promise<void> {
+  return new Promise((resolve, reject) => begin((error) => (error === undefined ? resolve() : reject(error))));
+}
+
 /** Recorded ops, ready to run any number of times. */
 export interface Program {
   free(): void;
@@ -174,8 +182,8 @@ export interface Backend<T extends Tensor = Tensor> {
   write(tensor: T, at: number, bytes: Uint8Array): void;
   /** Hands the tensor's own memory, in pieces, to `read`, which fills it: how weights arrive without a second copy. */
   fill(tensor: T, read: (at: number, into: Uint8Array) => Promise<void>): Promise<void>;
-  /** Copies out what the last finished run left there. */
-  read(tensor: T, at: number, into: Uint8Array): Promise<void>;
+  /** Copies out what the last finished run left there; no promise where that is done at once. */
+  read(tensor: T, at: number, into: Uint8Array): Promise<void> | undefined;
   /** Bytes of `scratch` for ops of up to `rows` rows, `cols` columns, heads of `headDim` and `vocab` logits. */
   scratchBytes(rows: number, cols: number, headDim: number, vocab: number): number;
   /** Bytes of the copy that screens a head of `rows` x `cols`. */
@@ -185,6 +193,8 @@ export interface Backend<T extends Tensor = Tensor> {
   record(build: () => void): Program;
   /** Runs a program, after those started before it. Settles when its results can be read. */
   run(program: Program): Promise<void>;
+  /** As `run`, for a caller that steps once a token and wants no promises; `done` is called after this has returned. */
+  start(program: Program, done: Done): void;
   /** Frees everything; settles when no thread is left. */
   dispose(): Promise<void>;
 }

@@ -63,9 +63,8 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
   const waiting: Entry[] = [];
   const running: Entry[] = [];
   const pick: Pick = { id: 0, logit: 0, probability: 0 };
-  let pumping = false;
-  /** Settles when the steps that `start` began are done. */
-  let pumped: Promise<void> = Promise.resolve();
+  let stepping = false;
+  let onIdle = () => {};
   /** Of the step under way. */
   let rows = 0;
   let outs = 0;
@@ -173,25 +172,27 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
     }
   }
 
-  async function pump(): Promise<void> {
+  /** Hands out what the last step picked, if there was one, and begins the next, whose end comes back here: no promise a token. */
+  function step(error?: Error): void {
     try {
-      while (true) {
-        compose();
-        if (rows === 0) break;
-        await stepper.run(rows, outs, outs > 0);
-        deliver();
+      if (error !== undefined) throw error;
+      deliver();
+      compose();
+      if (rows > 0) {
+        stepper.start(rows, outs, outs > 0, step);
+        return;
       }
-    } catch (error) {
-      for (const entry of [...running, ...waiting]) end(entry, error);
+    } catch (cause) {
+      for (const entry of [...running, ...waiting]) end(entry, cause);
       admit();
-    } finally {
-      pumping = false;
     }
+    stepping = false;
+    onIdle();
   }
   const start = () => {
-    if (pumping) return;
-    pumping = true;
-    pumped = pump();
+    if (stepping) return;
+    stepping = true;
+    step();
   };
 
   return {
@@ -226,7 +227,11 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
       closed = reason;
       for (const entry of [...running, ...waiting]) end(entry, reason);
       start();
-      await pumped;
+      if (stepping) {
+        await new Promise<void>((resolve) => {
+          onIdle = resolve;
+        });
+      }
     },
   };
 }

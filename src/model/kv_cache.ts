@@ -31,9 +31,14 @@ export function kvBlockBytes(c: Config, type: KvType): number {
   return c.layers * 2 * c.kvHeads * BLOCK_SIZE * c.headDim * (type === 'f16' ? 2 : 4);
 }
 
+/** Blocks of a sequence of `context` positions. */
+export function kvBlocksOf(context: number): number {
+  return Math.ceil(context / BLOCK_SIZE);
+}
+
 /**
- * Keys and values for up to `sequences` sequences of up to `context` positions each. The memory is reserved here and, on the
- * CPU, taken from the system only as positions are written.
+ * Keys and values for up to `sequences` sequences of up to `context` positions each, in `blocks` that they share. The memory
+ * is reserved here and, on the CPU, taken from the system only as positions are written.
  */
 export function createKvCache<T extends Tensor>(
   backend: Backend<T>,
@@ -41,9 +46,9 @@ export function createKvCache<T extends Tensor>(
   type: KvType,
   context: number,
   sequences: number,
+  blocks: number = kvBlocksOf(context) * sequences,
 ): KvBlocks<T> {
-  const maxBlocks = Math.ceil(context / BLOCK_SIZE);
-  const blocks = maxBlocks * sequences;
+  const maxBlocks = kvBlocksOf(context);
   const data = backend.alloc(blocks * kvBlockBytes(c, type));
   let tables: T;
   try {

@@ -1,4 +1,4 @@
-import type { Backend, Program, Tensor } from '../backend/backend.ts';
+import { type Backend, type Done, type Program, promised, type Tensor } from '../backend/backend.ts';
 import { PICK_BYTES } from '../sampler.ts';
 import type { Config } from './config.ts';
 import { type Activations, forward } from './forward.ts';
@@ -26,10 +26,12 @@ export interface Stepper extends StepLimits {
   readonly index: Int32Array;
   /** Sampling parameters of each out, see src/sampler.ts. */
   readonly params: readonly DataView[];
-  /** What was sampled for each out, PICK_BYTES apart; filled by `run(…, true)`. */
+  /** What was sampled for each out, PICK_BYTES apart; filled with `sample`. */
   readonly picks: DataView;
-  /** Runs the batch and, with `sample`, picks a token for each out. */
+  /** Runs the batch and, with `sample`, picks a token for each out. One batch at a time. */
   run(rows: number, outs: number, sample: boolean): Promise<void>;
+  /** As `run`, without promises. */
+  start(rows: number, outs: number, sample: boolean, done: Done): void;
   /** Logits f32 [vocab] of out `i` of the last run. */
   readLogits(i: number, into: Float32Array): Promise<void>;
   dispose(): void;
@@ -149,6 +151,24 @@ export function createStepper<T extends Tensor>(
     return shape;
   }
 
+  /** Of the step under way. */
+  let whenDone: Done = () => {};
+  let running: Shape<T> | undefined;
+  function onRun(error?: Error): void {
+    const picked = running?.picks;
+    const reading = error === undefined && picked !== undefined ? backend.read(picksTensor, 0, picked) : undefined;
+    if (reading === undefined) whenDone(error);
+    else reading.then(() => whenDone(), whenDone);
+  }
+
+  function start(rows: number, outs: number, sample: boolean, done: Done): void {
+    running = shapeFor(rows, outs, sample);
+    whenDone = done;
+    for (let r = 0; r < rows; r++) w.embedding.readRow(tokens[r], stagedRows[r]);
+    for (let i = 0; i < running.inputs.length; i++) backend.write(running.inputs[i][0], 0, running.inputs[i][1]);
+    backend.start(running.program, onRun);
+  }
+
   return {
     ...limits,
     tokens,
@@ -157,15 +177,11 @@ export function createStepper<T extends Tensor>(
     index,
     params: Array.from({ length: maxOuts }, (_, i) => new DataView(params.buffer, i * paramsStride, paramsStride)),
     picks: new DataView(picks.buffer),
-    async run(rows, outs, sample) {
-      const shape = shapeFor(rows, outs, sample);
-      for (let r = 0; r < rows; r++) w.embedding.readRow(tokens[r], stagedRows[r]);
-      for (let i = 0; i < shape.inputs.length; i++) backend.write(shape.inputs[i][0], 0, shape.inputs[i][1]);
-      await backend.run(shape.program);
-      if (shape.picks !== undefined) await backend.read(picksTensor, 0, shape.picks);
+    run: (rows, outs, sample) => promised((done) => start(rows, outs, sample, done)),
+    start,
+    async readLogits(i, into) {
+      await backend.read(a.logits, i * c.vocab * 4, new Uint8Array(into.buffer, into.byteOffset, into.byteLength));
     },
-    readLogits: (i, into) =>
-      backend.read(a.logits, i * c.vocab * 4, new Uint8Array(into.buffer, into.byteOffset, into.byteLength)),
     dispose() {
       for (const { program } of shapes.values()) program.free();
       for (const tensor of owned) backend.free(tensor);

@@ -25,6 +25,9 @@ export function referenceBackend(): Backend<ReferenceTensor> {
     if (!recording) throw new Error('an op was called outside record()');
     recording.push(step);
   };
+  async function run(program: Program): Promise<void> {
+    for (const step of programs.get(program) ?? []) step();
+  }
   return {
     name: 'reference',
     alloc(bytes) {
@@ -56,8 +59,9 @@ export function referenceBackend(): Backend<ReferenceTensor> {
       programs.set(program, steps);
       return program;
     },
-    async run(program) {
-      for (const step of programs.get(program) ?? []) step();
+    run,
+    start(program, done) {
+      run(program).then(() => done(), done);
     },
     async dispose() {},
   };

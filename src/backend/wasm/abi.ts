@@ -23,7 +23,9 @@ export function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memo
   const abort = (_message: number, _file: number, line: number, column: number) => {
     throw new Error(`assembly aborted at line ${line}, column ${column}`);
   };
-  const kernels = instantiateSync(module, { env: { memory, abort } }).exports as unknown as Kernels;
+  // The instance's own exports: those of the loader make an array of arguments a call.
+  const { instance } = instantiateSync(module, { env: { memory, abort } });
+  const kernels = instance.exports as unknown as Kernels;
   kernels.enterThread(index);
   return kernels;
 }

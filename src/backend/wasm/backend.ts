@@ -1,5 +1,5 @@
 import { PICK_BYTES } from '../../sampler.ts';
-import type { Backend, Matrix, Norm, Ops, Program, WeightType } from '../backend.ts';
+import { type Backend, type Matrix, type Norm, type Ops, type Program, promised, type WeightType } from '../backend.ts';
 import { instantiate } from './abi.ts';
 import type { KernelsName } from './kernels.js';
 import { createMemory, type WasmTensor } from './memory.ts';
@@ -7,7 +7,7 @@ import { defaultThreads, inlinePool, workerPool } from './pool.ts';
 import { chooseTier, type Dot, kernelsNamed, type Tier, type TierChoice } from './tier.ts';
 
 export interface WasmOptions {
-  /** 1 runs inline, on the caller's thread; more start that many workers. Default: the cores, at most 16. */
+  /** 1 runs inline, on the caller's thread; more start that many workers. Default: the physical cores, at most 16. */
   readonly threads?: number;
   /** Default 'auto': the best tier that works here. */
   readonly tier?: Tier | 'auto';
@@ -47,9 +47,6 @@ const FILL_BYTES = 8 << 20;
 
 /** Rows of a head that are encoded in one command; some milliseconds. */
 const BUILD_ROWS = 1024;
-
-/** Reading has nothing to wait for once a run has settled. */
-const READ = Promise.resolve();
 
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
 
@@ -268,10 +265,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
         await read(at, memory.view(tensor, at, Math.min(FILL_BYTES, tensor.bytes - at)));
       }
     },
-    read(tensor, at, into) {
-      into.set(memory.view(tensor, at, into.length));
-      return READ;
-    },
+    read: memory.read,
     scratchBytes(rows, cols, headDim, vocab) {
       const widest = Math.max(...(['i2_s', 'f32'] as const).map((type) => rowBytes(cols, type)));
       const matmul = 2 * align(rows * cols * 4) + align(rows * widest) + threads * rescoreBytes(cols);
@@ -294,7 +288,8 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
         words = undefined;
       }
     },
-    run: (program) => pool.run((program as WasmProgram).list.at),
+    run: (program) => promised((done) => pool.run((program as WasmProgram).list.at, done)),
+    start: (program, done) => pool.run((program as WasmProgram).list.at, done),
     dispose: () => pool.close(),
     memoryUsed: memory.used,
   };

@@ -11,6 +11,7 @@ export interface LinearMemory {
   alloc(bytes: number): WasmTensor;
   free(tensor: WasmTensor): void;
   write(tensor: WasmTensor, at: number, from: Uint8Array): void;
+  read(tensor: WasmTensor, at: number, into: Uint8Array): undefined;
   /** A view that stays valid until the memory grows. */
   view(tensor: WasmTensor, at: number, bytes: number): Uint8Array;
   /** Bytes allocated now, and bytes of memory held. */
@@ -22,6 +23,9 @@ const MAX_PAGES = 65_536;
 /** Barrier, start signal and what each thread has for itself lie below; see assembly/program.ts and lanes.ts. */
 const FIRST = 5 * PAGE;
 export const MAX_THREADS: number = 256;
+
+/** Up to so many bytes are copied one by one: a step's picks are fewer, and a view for them would be garbage. */
+const FEW_BYTES = 256;
 
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
 
@@ -94,6 +98,12 @@ export function createMemory(): LinearMemory {
     write(tensor, at, from) {
       check(tensor, at, from.length);
       bytes.set(from, tensor.at + at);
+    },
+    read(tensor, at, into) {
+      check(tensor, at, into.length);
+      const from = tensor.at + at;
+      if (into.length > FEW_BYTES) into.set(bytes.subarray(from, from + into.length));
+      else for (let i = 0; i < into.length; i++) into[i] = bytes[from + i];
     },
     view(tensor, at, count) {
       check(tensor, at, count);

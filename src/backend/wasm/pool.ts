@@ -1,11 +1,12 @@
+import type { Done } from '../backend.ts';
 import type { Kernels } from './abi.ts';
 import type { WorkerReport, WorkerStart } from './worker.ts';
 
 /** Threads that run programs over one memory. */
 export interface Pool {
   readonly threads: number;
-  /** Runs the program at address `list` after those before it. Settles in a later turn of the event loop. */
-  run(list: number): Promise<void>;
+  /** Runs the program at address `list` after those before it; `done` is called in a later turn of the event loop. */
+  run(list: number, done: Done): void;
   /** Settles when every thread has ended. */
   close(): Promise<void>;
 }
@@ -56,37 +57,68 @@ async function startThread(events: ThreadEvents): Promise<Thread> {
 }
 
 /**
- * As many threads as the system says can run at once; at most 16, since decoding waits for memory, which fewer cores already
- * saturate, and each thread more lengthens every barrier (not measured beyond 2).
+ * One thread a physical core, where the system tells, since the two threads of a core share its vector units. At least 2 where
+ * two can run, as 1 would compute on the caller's thread; at most 16, since decoding waits for memory, which fewer cores
+ * already saturate, and each thread more lengthens every barrier (not measured beyond 2).
  */
 export async function defaultThreads(): Promise<number> {
-  const cores = isNode ? (await import('node:os')).availableParallelism() : navigator.hardwareConcurrency;
-  return Math.max(1, Math.min(16, cores));
+  if (!isNode) return Math.max(1, Math.min(16, navigator.hardwareConcurrency));
+  const [{ availableParallelism }, { readFileSync }] = await Promise.all([import('node:os'), import('node:fs')]);
+  const most = Math.min(16, availableParallelism());
+  const cores = linuxCores((path) => {
+    try {
+      return readFileSync(path, 'utf8');
+    } catch {
+      return undefined;
+    }
+  });
+  return Math.min(most, Math.max(2, cores ?? most));
+}
+
+/**
+ * Physical cores that this process may use: those of the CPUs it is bound to, and no more than its cgroup's quota. Undefined
+ * where the system is no Linux or does not tell.
+ *
+ * @param read the text of a file, or undefined
+ */
+export function linuxCores(read: (path: string) => string | undefined): number | undefined {
+  const bound = /^Cpus_allowed_list:\s*(\S+)$/m.exec(read('/proc/self/status') ?? '');
+  if (bound === null) return undefined;
+  const cores = new Set<string>();
+  for (const range of bound[1].split(',')) {
+    const [first, last = first] = range.split('-').map(Number);
+    for (let cpu = first; cpu <= last; cpu++) {
+      const siblings = read(`/sys/devices/system/cpu/cpu${cpu}/topology/thread_siblings_list`);
+      if (siblings !== undefined) cores.add(siblings);
+    }
+  }
+  if (cores.size === 0) return undefined;
+  // "quota period", or "max period" without a quota
+  const [quota, period] = (read('/sys/fs/cgroup/cpu.max') ?? 'max').split(' ').map(Number);
+  return quota > 0 ? Math.max(1, Math.min(cores.size, Math.floor(quota / period))) : cores.size;
 }
 
 /** One thread: programs run inline, in the caller's turn, and settle in the next one. */
 export function inlinePool(kernels: Kernels): Pool {
   const channel = isNode ? undefined : new MessageChannel();
-  /** Of the runs that have not settled, oldest first. */
-  const settle: (() => void)[] = [];
-  if (channel !== undefined) channel.port1.onmessage = () => settle.shift()?.();
+  /** Of the runs that were not told of, oldest first. */
+  const dones: Done[] = [];
+  if (channel !== undefined) channel.port1.onmessage = () => dones.shift()?.();
   let closed = false;
   return {
     threads: 1,
-    run(list) {
-      if (closed) return Promise.reject(new Error(DISPOSED));
-      return new Promise((resolve) => {
-        kernels.runProgram(list, 0, 1);
-        if (channel === undefined) setImmediate(resolve);
-        else {
-          settle.push(resolve);
-          channel.port2.postMessage(0);
-        }
-      });
+    run(list, done) {
+      if (closed) throw new Error(DISPOSED);
+      kernels.runProgram(list, 0, 1);
+      if (channel === undefined) setImmediate(done);
+      else {
+        dones.push(done);
+        channel.port2.postMessage(0);
+      }
     },
     async close() {
       closed = true;
-      while (settle.length > 0) await new Promise((resolve) => setTimeout(resolve, 1));
+      while (dones.length > 0) await new Promise((resolve) => setTimeout(resolve, 1));
       channel?.port1.close();
     },
   };
@@ -99,14 +131,10 @@ export async function workerPool(
   kernels: Kernels,
   threads: number,
 ): Promise<Pool> {
-  interface Run {
-    readonly list: number;
-    resolve(): void;
-    reject(error: Error): void;
-  }
-  /** The one under way, and those that wait. No async functions and no chains of promises: every token comes by here. */
-  let current: Run | undefined;
-  const waiting: Run[] = [];
+  /** Whom the run under way tells, and the runs that wait. Every token comes by here: what runs alone makes no object. */
+  let current: Done | undefined;
+  const waiting: { readonly list: number; readonly done: Done }[] = [];
+  let alive = true;
   let pool: Thread[] = [];
   let failed: Error | undefined;
   let ready = 0;
@@ -117,6 +145,12 @@ export async function workerPool(
     onFailed = reject;
   });
 
+  /** An unfinished run keeps the process alive. Decided once a turn, as most runs are followed by the next. */
+  function keep(busy: boolean): void {
+    if (busy !== alive) pool[0].keep(busy);
+    alive = busy;
+  }
+
   const events: ThreadEvents = {
     onReport(message) {
       if (message === -1) {
@@ -124,19 +158,20 @@ export async function workerPool(
         return;
       }
       const done = current;
-      current = waiting.shift();
-      if (current === undefined) pool[0].keep(false);
-      else kernels.start(current.list, threads);
-      if (done !== undefined) done.resolve();
+      const next = waiting.shift();
+      current = next?.done;
+      if (next !== undefined) kernels.start(next.list, threads);
+      done?.();
+      keep(current !== undefined);
     },
     onError(error) {
       // The other threads would wait in a barrier for ever.
       failed = new Error(`a worker thread failed: ${error.message}`, { cause: error });
       for (const thread of pool) thread.terminate();
       onFailed(failed);
-      if (current !== undefined) current.reject(failed);
-      for (const run of waiting.splice(0)) run.reject(failed);
+      const dones = [current, ...waiting.splice(0).map((run) => run.done)];
       current = undefined;
+      for (const done of dones) done?.(failed);
     },
   };
   pool = await Promise.all(Array.from({ length: threads }, () => startThread(events)));
@@ -145,21 +180,19 @@ export async function workerPool(
   });
   await allReady;
   for (const thread of pool) thread.keep(false);
+  alive = false;
 
   return {
     threads,
-    run(list) {
-      if (failed !== undefined) return Promise.reject(failed);
-      return new Promise((resolve, reject) => {
-        const run = { list, resolve, reject };
-        if (current !== undefined) {
-          waiting.push(run);
-          return;
-        }
-        current = run;
-        pool[0].keep(true);
-        kernels.start(list, threads);
-      });
+    run(list, done) {
+      if (failed !== undefined) throw failed;
+      if (current !== undefined) {
+        waiting.push({ list, done });
+        return;
+      }
+      current = done;
+      keep(true);
+      kernels.start(list, threads);
     },
     async close() {
       failed ??= new Error(DISPOSED);
