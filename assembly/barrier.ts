@@ -7,17 +7,22 @@
 // a whole scheduler slice when there are fewer free cores than threads: so spin a bounded while, then wait. A sleeper counts
 // itself before it waits, and wait compares the value, so a publisher that sees no sleeper cannot lose a wake-up.
 //
-// How long depends on where the threads are, which only the waiting shows. On cores of their own a spin must outlast the
-// wake-up of a thread that slept, or both sleep in turn at every barrier. On one core, to which a busy machine confines them,
-// each spin keeps from running whom it waits for. So a thread whose spin was in vain spins briefly from then on, and tries
-// the long spin again every so many barriers (bench/LOG.md).
+// How long depends on where the threads are, which only the waiting shows. On cores of their own a spin should outlast the
+// other's work and the wake-up of a thread that slept, or both sleep in turn at every barrier. On one core, to which a busy
+// machine confines them, each spin keeps from running whom it waits for. So every spin in vain makes the next one shorter, every
+// other one longer, and now and then the longest is tried again (bench/LOG.md).
 
-/** 35 us on Node 24, 41 on Node 20 (Xeon model 167, November 2026, `npm run bench -- barrier`). */
-const SPINS: i32 = 100000;
-/** After a spin in vain: the threads that came at the same time still meet. */
+/** 0.5 ms (Xeon model 167, November 2026, `npm run bench -- barrier`): threads of a 2B model come so far apart. */
+const SPINS: i32 = 1500000;
+/** The threads that come at the same time still meet. */
 const FEW_SPINS: i32 = 500;
-/** Waits between two tries of the long spin: they cost 0.6 us a barrier where they are in vain. */
-const RETRY: i32 = 64;
+/** By so much a spin grows and shrinks. */
+const STEP: i32 = 4;
+/** Waits between two tries of the longest spin, where it is in vain. */
+const RETRY: i32 = 1024;
+
+/** 35 us: at the start of a run, for which the host takes its time. */
+const START_SPINS: i32 = 100000;
 
 /** Of this thread, as every thread has its own instance: spins of its next wait at a barrier, and waits so far. */
 let spins: i32 = SPINS;
@@ -34,7 +39,7 @@ export function barrier(at: usize, count: i32): void {
   }
   if (++waits % RETRY == 0) spins = SPINS;
   const came = spinWhile(at + 4, generation, spins);
-  spins = came ? SPINS : FEW_SPINS;
+  spins = came ? min(spins * STEP, SPINS) : max(spins / STEP, FEW_SPINS);
   if (!came) sleepWhile(at + 4, generation);
 }
 
@@ -46,7 +51,7 @@ export function signal(at: usize, value: i32): void {
 
 /** Returns the value at `at` once it is another than `old`. */
 export function waitWhile(at: usize, old: i32): i32 {
-  if (!spinWhile(at, old, SPINS)) sleepWhile(at, old);
+  if (!spinWhile(at, old, START_SPINS)) sleepWhile(at, old);
   return atomic.load<i32>(at);
 }
 
