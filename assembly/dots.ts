@@ -13,7 +13,7 @@
 // Memory is waited for, not only read. Hardware prefetches along a stream of addresses, and stops at each page: kernels
 // therefore take rows that lie far apart, so that several streams are under way at once (bench/LOG.md).
 
-import { sumI32x4, sums4, thread } from './lanes';
+import { DOTS, sumI32x4, sums4, thread } from './lanes';
 
 /** Bytes of a quantised activation: int8, or int16 where there is no 8-bit dot. */
 // @ts-ignore: decorator
@@ -55,7 +55,7 @@ export function dotProbe(): i32 {
 export function bitDots8(
   w0: usize, w1: usize, w2: usize, w3: usize, w4: usize, w5: usize, w6: usize, w7: usize, act: usize, cols: i32,
 ): usize {
-  const out = thread + 256;
+  const out = thread + DOTS;
   if (DOT == 2) dots8Add(w0, w1, w2, w3, w4, w5, w6, w7, act, cols, out);
   else {
     store<i64>(out, dots2(w0, w1, act, cols));
@@ -73,7 +73,7 @@ export function bitDots8(
   w0: usize, w1: usize, w2: usize, w3: usize, w4: usize, w5: usize, w6: usize, w7: usize, act: usize, cols: i32, out: usize,
 ): void {
   const at = thread;
-  const threeL = v128.load(at, 320), threeH = v128.load(at, 336);
+  const threeL = v128.load(at, 704), threeH = v128.load(at, 720);
   const end = w0 + <usize>(cols >> 2);
   let aL = i32x4.splat(0), aH = i32x4.splat(0), bL = i32x4.splat(0), bH = i32x4.splat(0);
   let cL = i32x4.splat(0), cH = i32x4.splat(0), dL = i32x4.splat(0), dH = i32x4.splat(0);
@@ -132,7 +132,7 @@ function dots2(w0: usize, w1: usize, act: usize, cols: i32): i64 {
     // relaxed_dot<i16> multiplies int8 by 7-bit codes and adds neighbours into i16: at most 2 * 2 * 127 = 508. Masking with
     // 3 and with 12 (codes times 4) saves a shift per field; so a and b grow by up to 1016 and 4064 a step of 64 weights,
     // and 8 steps fit an i16. pmaddubsw on x86: exact on every engine since neither operand leaves its range.
-    const three = v128.load(at, 320), twelve = v128.load(at, 352);
+    const three = v128.load(at, 704), twelve = v128.load(at, 736);
     while (w0 < end) {
       let a0 = i16x8.splat(0), b0 = i16x8.splat(0), a1 = i16x8.splat(0), b1 = i16x8.splat(0);
       const stop = min(w0 + 4 * 32, end);
@@ -174,7 +174,7 @@ function dots2(w0: usize, w1: usize, act: usize, cols: i32): i64 {
     return (<i64>sumI32x4(s1) << 32) | <i64><u32>sumI32x4(s0);
   }
   let t0 = i32x4.splat(0), t1 = i32x4.splat(0);
-  const m0 = v128.load(at, 416), m1 = v128.load(at, 432), m2 = v128.load(at, 448), m3 = v128.load(at, 464);
+  const m0 = v128.load(at, 800), m1 = v128.load(at, 816), m2 = v128.load(at, 832), m3 = v128.load(at, 848);
   while (w0 < end) {
     for (let half: usize = 0; half < 32; half += 16) {
       let x0 = v128.load(w0 + half), x1 = v128.load(w1 + half);
@@ -211,18 +211,22 @@ function dots2(w0: usize, w1: usize, act: usize, cols: i32): i64 {
   return (<i64>(sumI32x4(s1) >> 6) << 32) | <i64><u32>(sumI32x4(s0) >> 6);
 }
 
+/** Rows of a tile. With two rows of activations it has as many sums as hide the latency of the dots and fit the registers. */
+// @ts-ignore: decorator
+@inline export const TILE: i32 = DOT == 2 ? 6 : 4;
+
 /**
- * Unpacks four rows of `cols` codes for `bitTile4x2`, 4 * cols bytes:
+ * Unpacks TILE rows of `cols` codes for `bitTile`, TILE * cols bytes:
  *
- *   DOT 1, 2   codes u8 [cols / 32][row 4][32]
+ *   DOT 1, 2   codes u8 [cols / 32][row TILE][32]
  *   DOT 0      int16 [cols / 8][rows 0 and 1, rows 2 and 3][8] in the order of the activations, each lane w + 16384 v for the
  *              weights w and v (-1, 0, 1) of two rows: one multiplication serves both (SWAR)
  */
-export function bitUnpack4(w0: usize, w1: usize, w2: usize, w3: usize, cols: i32, tile: usize): void {
+export function bitUnpack(w0: usize, w1: usize, w2: usize, w3: usize, w4: usize, w5: usize, cols: i32, tile: usize): void {
   const at = thread;
   const end = w0 + <usize>(cols >> 2);
   if (DOT == 0) {
-    const three = v128.load(at, 464), one = v128.load(at, 480);
+    const three = v128.load(at, 848), one = v128.load(at, 864);
     for (; w0 < end; w0 += 32, w1 += 32, w2 += 32, w3 += 32) {
       for (let n = 6; n >= 0; n -= 2) {
         for (let half: usize = 0; half < 32; half += 16) {
@@ -235,15 +239,20 @@ export function bitUnpack4(w0: usize, w1: usize, w2: usize, w3: usize, cols: i32
         }
       }
     }
-  } else {
-    const threeL = v128.load(at, 320), threeH = v128.load(at, 336);
-    for (; w0 < end; w0 += 32, w1 += 32, w2 += 32, w3 += 32) {
-      unpack(w0, tile, threeL, threeH);
-      unpack(w1, tile + 32, threeL, threeH);
-      unpack(w2, tile + 64, threeL, threeH);
-      unpack(w3, tile + 96, threeL, threeH);
-      tile += 512;
+    return;
+  }
+  const threeL = v128.load(at, 704), threeH = v128.load(at, 720);
+  for (; w0 < end; w0 += 32, w1 += 32, w2 += 32, w3 += 32) {
+    unpack(w0, tile, threeL, threeH);
+    unpack(w1, tile + 32, threeL, threeH);
+    unpack(w2, tile + 64, threeL, threeH);
+    unpack(w3, tile + 96, threeL, threeH);
+    if (TILE == 6) {
+      unpack(w4, tile + 128, threeL, threeH);
+      unpack(w5, tile + 160, threeL, threeH);
+      w4 += 32; w5 += 32;
     }
+    tile += 128 * TILE;
   }
 }
 
@@ -253,24 +262,26 @@ export function bitUnpack4(w0: usize, w1: usize, w2: usize, w3: usize, cols: i32
   return i16x8.sub(v128.or(low, i16x8.shl(high, 14)), one);
 }
 
-/** The four fields of 32 bytes, 128 bytes apart. */
+/** The four fields of 32 bytes, each where its k begin. */
 // @ts-ignore: decorator
 @inline function unpack(w: usize, tile: usize, threeL: v128, threeH: v128): void {
   const l = v128.load(w), h = v128.load(w, 16);
   v128.store(tile, v128.and(i16x8.shr_u(l, 6), threeL)); v128.store(tile, v128.and(i16x8.shr_u(h, 6), threeH), 16);
-  v128.store(tile, v128.and(i16x8.shr_u(l, 4), threeL), 128); v128.store(tile, v128.and(i16x8.shr_u(h, 4), threeH), 144);
-  v128.store(tile, v128.and(i16x8.shr_u(l, 2), threeL), 256); v128.store(tile, v128.and(i16x8.shr_u(h, 2), threeH), 272);
-  v128.store(tile, v128.and(l, threeL), 384); v128.store(tile, v128.and(h, threeH), 400);
+  tile += 32 * TILE;
+  v128.store(tile, v128.and(i16x8.shr_u(l, 4), threeL)); v128.store(tile, v128.and(i16x8.shr_u(h, 4), threeH), 16);
+  tile += 32 * TILE;
+  v128.store(tile, v128.and(i16x8.shr_u(l, 2), threeL)); v128.store(tile, v128.and(i16x8.shr_u(h, 2), threeH), 16);
+  tile += 32 * TILE;
+  v128.store(tile, v128.and(l, threeL)); v128.store(tile, v128.and(h, threeH), 16);
 }
 
 /**
- * The dots of four unpacked rows with two rows of activations, p and q: of codes with DOT 1 and 2 (the caller takes off the
- * sum of the activations), of weights with DOT 0. Returns where they stand, i32x4 for p, then for q. A tile of 4 x 2 is what
- * sixteen registers hold.
+ * The dots of TILE unpacked rows with two rows of activations, p and q: of codes with DOT 1 and 2 (the caller takes off the
+ * sum of the activations), of weights with DOT 0. Returns where they stand, i32 [8] for p, then for q.
  */
-export function bitTile4x2(tile: usize, p: usize, q: usize, cols: i32): usize {
-  const end = tile + (<usize>cols << 2);
-  const out = thread + 256;
+export function bitTile(tile: usize, p: usize, q: usize, cols: i32): usize {
+  const end = tile + <usize>(TILE * cols);
+  const out = thread + DOTS;
   if (DOT == 2 && PAIR) tileAddPair(tile, end, p, q, out);
   else if (DOT == 2) tileAdd(tile, end, p, q, out);
   else if (DOT == 1) tileI16(tile, end, p, q, out);
@@ -286,11 +297,11 @@ export function bitTile4x2(tile: usize, p: usize, q: usize, cols: i32): usize {
 // @ts-ignore: decorator
 @inline function tileAddPair(tile: usize, end: usize, p: usize, q: usize, out: usize): void {
   const at = thread;
-  let paL = i32x4.splat(0), paH = i32x4.splat(0), pbL = i32x4.splat(0), pbH = i32x4.splat(0);
-  let pcL = i32x4.splat(0), pcH = i32x4.splat(0), pdL = i32x4.splat(0), pdH = i32x4.splat(0);
-  let qaL = i32x4.splat(0), qaH = i32x4.splat(0), qbL = i32x4.splat(0), qbH = i32x4.splat(0);
-  let qcL = i32x4.splat(0), qcH = i32x4.splat(0), qdL = i32x4.splat(0), qdH = i32x4.splat(0);
-  for (; tile < end; tile += 128, p += 32, q += 32) {
+  let paL = i32x4.splat(0), paH = i32x4.splat(0), pbL = i32x4.splat(0), pbH = i32x4.splat(0), pcL = i32x4.splat(0), pcH = i32x4.splat(0);
+  let pdL = i32x4.splat(0), pdH = i32x4.splat(0), peL = i32x4.splat(0), peH = i32x4.splat(0), pfL = i32x4.splat(0), pfH = i32x4.splat(0);
+  let qaL = i32x4.splat(0), qaH = i32x4.splat(0), qbL = i32x4.splat(0), qbH = i32x4.splat(0), qcL = i32x4.splat(0), qcH = i32x4.splat(0);
+  let qdL = i32x4.splat(0), qdH = i32x4.splat(0), qeL = i32x4.splat(0), qeH = i32x4.splat(0), qfL = i32x4.splat(0), qfH = i32x4.splat(0);
+  for (; tile < end; tile += 192, p += 32, q += 32) {
     const pL = v128.load(p), pH = v128.load(p, 16), qL = v128.load(q), qH = v128.load(q, 16);
     let l = v128.load(tile), h = v128.load(tile, 16);
     paL = dotAdd(paL, pL, l); paH = dotAdd(paH, pH, h); qaL = dotAdd(qaL, qL, l); qaH = dotAdd(qaH, qH, h);
@@ -300,24 +311,34 @@ export function bitTile4x2(tile: usize, p: usize, q: usize, cols: i32): usize {
     pcL = dotAdd(pcL, pL, l); pcH = dotAdd(pcH, pH, h); qcL = dotAdd(qcL, qL, l); qcH = dotAdd(qcH, qH, h);
     l = v128.load(tile, 96); h = v128.load(tile, 112);
     pdL = dotAdd(pdL, pL, l); pdH = dotAdd(pdH, pH, h); qdL = dotAdd(qdL, qL, l); qdH = dotAdd(qdH, qH, h);
+    l = v128.load(tile, 128); h = v128.load(tile, 144);
+    peL = dotAdd(peL, pL, l); peH = dotAdd(peH, pH, h); qeL = dotAdd(qeL, qL, l); qeH = dotAdd(qeH, qH, h);
+    l = v128.load(tile, 160); h = v128.load(tile, 176);
+    pfL = dotAdd(pfL, pL, l); pfH = dotAdd(pfH, pH, h); qfL = dotAdd(qfL, qL, l); qfH = dotAdd(qfH, qH, h);
   }
   v128.store(at, paL); v128.store(at, paH, 16);
   v128.store(at, pbL, 32); v128.store(at, pbH, 48);
   v128.store(at, pcL, 64); v128.store(at, pcH, 80);
   v128.store(at, pdL, 96); v128.store(at, pdH, 112);
-  v128.store(at, qaL, 128); v128.store(at, qaH, 144);
-  v128.store(at, qbL, 160); v128.store(at, qbH, 176);
-  v128.store(at, qcL, 192); v128.store(at, qcH, 208);
-  v128.store(at, qdL, 224); v128.store(at, qdH, 240);
+  v128.store(at, peL, 128); v128.store(at, peH, 144);
+  v128.store(at, pfL, 160); v128.store(at, pfH, 176);
+  v128.store(at, qaL, 192); v128.store(at, qaH, 208);
+  v128.store(at, qbL, 224); v128.store(at, qbH, 240);
+  v128.store(at, qcL, 256); v128.store(at, qcH, 272);
+  v128.store(at, qdL, 288); v128.store(at, qdH, 304);
+  v128.store(at, qeL, 320); v128.store(at, qeH, 336);
+  v128.store(at, qfL, 352); v128.store(at, qfH, 368);
   v128.store(out, sumPairs4(at));
-  v128.store(out, sumPairs4(at + 128), 16);
+  v128.store(out, sumPairs4(at + 128), 16); // the fifth and sixth, and what is not looked at
+  v128.store(out, sumPairs4(at + 192), 32);
+  v128.store(out, sumPairs4(at + 320), 48);
 }
 
 // @ts-ignore: decorator
 @inline function tileAdd(tile: usize, end: usize, p: usize, q: usize, out: usize): void {
-  let pa = i32x4.splat(0), pb = i32x4.splat(0), pc = i32x4.splat(0), pd = i32x4.splat(0);
-  let qa = i32x4.splat(0), qb = i32x4.splat(0), qc = i32x4.splat(0), qd = i32x4.splat(0);
-  for (; tile < end; tile += 128, p += 32, q += 32) {
+  let pa = i32x4.splat(0), pb = i32x4.splat(0), pc = i32x4.splat(0), pd = i32x4.splat(0), pe = i32x4.splat(0), pf = i32x4.splat(0);
+  let qa = i32x4.splat(0), qb = i32x4.splat(0), qc = i32x4.splat(0), qd = i32x4.splat(0), qe = i32x4.splat(0), qf = i32x4.splat(0);
+  for (; tile < end; tile += 192, p += 32, q += 32) {
     let k = v128.load(p), j = v128.load(q);
     let x = v128.load(tile);
     pa = dotAdd(pa, k, x); qa = dotAdd(qa, j, x);
@@ -327,6 +348,10 @@ export function bitTile4x2(tile: usize, p: usize, q: usize, cols: i32): usize {
     pc = dotAdd(pc, k, x); qc = dotAdd(qc, j, x);
     x = v128.load(tile, 96);
     pd = dotAdd(pd, k, x); qd = dotAdd(qd, j, x);
+    x = v128.load(tile, 128);
+    pe = dotAdd(pe, k, x); qe = dotAdd(qe, j, x);
+    x = v128.load(tile, 160);
+    pf = dotAdd(pf, k, x); qf = dotAdd(qf, j, x);
     k = v128.load(p, 16); j = v128.load(q, 16);
     x = v128.load(tile, 16);
     pa = dotAdd(pa, k, x); qa = dotAdd(qa, j, x);
@@ -336,9 +361,15 @@ export function bitTile4x2(tile: usize, p: usize, q: usize, cols: i32): usize {
     pc = dotAdd(pc, k, x); qc = dotAdd(qc, j, x);
     x = v128.load(tile, 112);
     pd = dotAdd(pd, k, x); qd = dotAdd(qd, j, x);
+    x = v128.load(tile, 144);
+    pe = dotAdd(pe, k, x); qe = dotAdd(qe, j, x);
+    x = v128.load(tile, 176);
+    pf = dotAdd(pf, k, x); qf = dotAdd(qf, j, x);
   }
   v128.store(out, sums4(pa, pb, pc, pd));
-  v128.store(out, sums4(qa, qb, qc, qd), 16);
+  v128.store(out, sums4(pe, pf, pf, pf), 16); // the fifth and sixth, and what is not looked at
+  v128.store(out, sums4(qa, qb, qc, qd), 32);
+  v128.store(out, sums4(qe, qf, qf, qf), 48);
 }
 
 // @ts-ignore: decorator
@@ -384,7 +415,7 @@ export function bitTile4x2(tile: usize, p: usize, q: usize, cols: i32): usize {
     ta = widen(ta, qa); tb = widen(tb, qb); tc = widen(tc, qc); td = widen(td, qd);
   }
   v128.store(out, sums4(sa, sb, sc, sd));
-  v128.store(out, sums4(ta, tb, tc, td), 16);
+  v128.store(out, sums4(ta, tb, tc, td), 32);
 }
 
 /** The sum of the first weights: the low 14 bits of a lane, signed. */
@@ -421,7 +452,7 @@ export function bitTile4x2(tile: usize, p: usize, q: usize, cols: i32): usize {
     qc = i32x4.add(qc, low); qd = i32x4.add(qd, i32x4.shr_s(i32x4.sub(qcd, low), 14));
   }
   v128.store(out, sums4(pa, pb, pc, pd));
-  v128.store(out, sums4(qa, qb, qc, qd), 16);
+  v128.store(out, sums4(qa, qb, qc, qd), 32);
 }
 
 /**

@@ -4,7 +4,7 @@ export { dotProbe } from './dots';
 export { THREAD_BYTES, enterThread } from './lanes';
 export {
   ATTENTION, BARRIER, CHECK_TERNARY, EMBED, GLU, LINEAR, PREPARE, RESCORE, ROPE, SAMPLE, SCREEN, SCREEN_BUILD, SCREEN_PREPARE,
-  runProgram, serve, start, stop,
+  linearScratchBytes, runProgram, serve, start, stop,
 } from './program';
 export { attentionScratchBytes } from './kernels/attention';
 export { BF16, F16, F32, I2_S, Q6_K, Q8_0, preparedBytes } from './kernels/prepare';

@@ -105,34 +105,37 @@ export const F16_BIAS: f32 = reinterpret<f32>(0x77800000);
 // call. Kernels copy the global to a local first: with the global read again at each use, V8's revectoriser finds no adjacent
 // stores to start from.
 //
-//   +0    accumulators, 256 bytes   +256  dots of a tile, i32 [8]
-//   +320  03 x32    +352 0c x32     +384  8fffffff x8
-//   +416  00c0 x8   +432 0030 x8    +448  000c x8   +464 0003 x8   +480 4001 x8
+//   +0    accumulators, 512 bytes   +512  dots of a tile, i32 [2][8]
+//   +704  03 x32    +736 0c x32     +768  8fffffff x8
+//   +800  00c0 x8   +816 0030 x8    +832  000c x8   +848 0003 x8   +864 4001 x8
 export let thread: usize = 0;
 
 /** Low memory of the threads starts here; a thread has THREAD_BYTES of it. */
 const THREADS_AT: usize = 4096;
-export const THREAD_BYTES: i32 = 512;
+export const THREAD_BYTES: i32 = 1024;
+
+// @ts-ignore: decorator
+@inline export const DOTS: usize = 512;
 
 /** Makes this instance thread `index`, once before anything else. */
 export function enterThread(index: i32): void {
   thread = THREADS_AT + <usize>(index * THREAD_BYTES);
   const at = thread;
-  memory.fill(at + 320, 3, 32);
-  memory.fill(at + 352, 12, 32);
-  v128.store(at, i32x4.splat(0x8fffffff), 384);
-  v128.store(at, i32x4.splat(0x8fffffff), 400);
-  v128.store(at, i16x8.splat(0xc0), 416);
-  v128.store(at, i16x8.splat(0x30), 432);
-  v128.store(at, i16x8.splat(0x0c), 448);
-  v128.store(at, i16x8.splat(0x03), 464);
-  v128.store(at, i16x8.splat(0x4001), 480);
+  memory.fill(at + 704, 3, 32);
+  memory.fill(at + 736, 12, 32);
+  v128.store(at, i32x4.splat(0x8fffffff), 768);
+  v128.store(at, i32x4.splat(0x8fffffff), 784);
+  v128.store(at, i16x8.splat(0xc0), 800);
+  v128.store(at, i16x8.splat(0x30), 816);
+  v128.store(at, i16x8.splat(0x0c), 832);
+  v128.store(at, i16x8.splat(0x03), 848);
+  v128.store(at, i16x8.splat(0x4001), 864);
 }
 
 /** The mask that `f16Low` and `f16High` want. */
 // @ts-ignore: decorator
 @inline export function f16Mask(): v128 {
-  return v128.load(thread, 384);
+  return v128.load(thread, 768);
 }
 
 /** [sum of a, sum of b, sum of c, sum of d], i32 lanes. */

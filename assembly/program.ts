@@ -14,7 +14,7 @@ import { barrier, signal, waitWhile } from './barrier';
 import { F16_BIAS } from './lanes';
 import { attentionTile, tileHeads, tileRows } from './kernels/attention';
 import { checkTernary } from './kernels/check_ternary';
-import { bitLinear, TILE_ROWS } from './kernels/bit_linear';
+import { bitLinear, bitLinearScratchBytes, TILE_ROWS } from './kernels/bit_linear';
 import { decodeRow } from './kernels/decode_row';
 import { denseLinear } from './kernels/dense_linear';
 import { glu } from './kernels/glu';
@@ -124,14 +124,19 @@ function runPrepare(a: usize, index: i32, threads: i32): void {
   }
 }
 
+/** Bytes that a thread of LINEAR unpacks or decodes into. */
+export function linearScratchBytes(cols: i32, batch: i32): i32 {
+  return (max(bitLinearScratchBytes(cols, batch), 4 * cols) + 63) & ~63;
+}
+
 // [weight type, w, rows of w, cols, prepared, batch, y, stride, add, scratch]
-// `scratch` has 4 * cols bytes a thread, padded to 64: four unpacked ternary rows, or a decoded row.
+// `scratch` has linearScratchBytes(cols, batch) a thread: unpacked ternary rows and sums, or a decoded row.
 function runLinear(a: usize, index: i32, threads: i32): void {
   const type = arg(a, 0), rows = arg(a, 2);
   const begin = shareOf4(rows, index, threads), end = shareOf4(rows, index + 1, threads);
   const w = <usize>arg(a, 1), cols = arg(a, 3), prepared = <usize>arg(a, 4), batch = arg(a, 5);
   const y = <usize>arg(a, 6), stride = arg(a, 7), add = arg(a, 8);
-  const scratch = <usize>(arg(a, 9) + index * ((4 * cols + 63) & ~63));
+  const scratch = <usize>(arg(a, 9) + index * linearScratchBytes(cols, batch));
   if (type == I2_S) bitLinear(w, rows, cols, prepared, batch, y, stride, add, begin, end, scratch);
   else denseLinear(w, cols, type, prepared, batch, y, stride, add, begin, end, scratch);
 }

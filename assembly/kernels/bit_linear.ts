@@ -1,12 +1,24 @@
-import { bitDots8, bitTile4x2, bitUnpack4 } from '../dots';
+import { ACTIVATION_BYTES, bitDots8, bitTile, bitUnpack, TILE } from '../dots';
 import { I2_S, preparedBytes } from './prepare';
 
 /**
- * From how many rows on a batch is computed in tiles of four rows of W and two of the batch, the codes of the four unpacked
- * once: below, unpacking costs more than it saves (`npm run bench -- kernels --rows 2,3,4`).
+ * From how many rows on a batch is computed in tiles of TILE rows of W and two of the batch, the codes unpacked once: below, unpacking costs more than it saves (`npm run bench -- kernels --rows 2,3,4`).
  */
 // @ts-ignore: decorator
 @inline export const TILE_ROWS: i32 = 4;
+
+/** Columns unpacked at a time: a tile and two rows of activations stay within 32 KiB, which is what first caches have. */
+const BLOCK: i32 = 24576 / TILE / 128 * 128;
+
+/** Bytes of a thread's scratch: a tile, and the sums of a batch. */
+// @ts-ignore: decorator
+@inline export function bitLinearScratchBytes(cols: i32, batch: i32): i32 {
+  return TILE * min(cols, BLOCK) + SUMS_BYTES * ((batch + 1) & ~1);
+}
+
+/** i32 [8]. */
+// @ts-ignore: decorator
+@inline const SUMS_BYTES: i32 = 32;
 
 /**
  * y[b][r] = dot / s * scale for rows r in [begin, end) and every row b of the batch, or y += with `add`.
@@ -14,9 +26,9 @@ import { I2_S, preparedBytes } from './prepare';
  *   w        I2_S [rows][cols] codes, then the f32 scale (src/gguf/layouts/i2_s.ts)
  *   act      [batch] rows prepared for I2_S (prepare.ts)
  *   y        f32 [batch][stride]
- *   scratch  4 * cols bytes of this thread
+ *   scratch  bitLinearScratchBytes(cols, batch) of this thread
  *
- * The rows are taken from eight (four in tiles) equal parts of [begin, end), one from each at a time: so many streams of
+ * The rows are taken from eight (TILE in tiles) equal parts of [begin, end), one from each at a time: so many streams of
  * memory does hardware prefetch along at once. Where parts run out of rows, the last row is computed again and not stored.
  */
 export function bitLinear(
@@ -54,23 +66,51 @@ function linearByTile(
   w: usize, cols: i32, scale: f32, act: usize, batch: i32, y: usize, stride: i32, add: i32, begin: i32, end: i32, scratch: usize,
 ): void {
   const rowBytes = <usize>(cols >> 2), actBytes = <usize>preparedBytes(cols, I2_S);
-  const part = (end - begin + 3) >> 2;
+  const part = (end - begin + TILE - 1) / TILE;
+  const sums = scratch + <usize>(TILE * min(cols, BLOCK));
   for (let r = begin; r < begin + part; r++) {
-    bitUnpack4(
-      rowAt(w, rowBytes, r, end), rowAt(w, rowBytes, r + part, end), rowAt(w, rowBytes, r + 2 * part, end),
-      rowAt(w, rowBytes, r + 3 * part, end), cols, scratch,
-    );
-    let a = act, to = y;
-    for (let b = 0; b < batch; b += 2) {
-      const next = b + 1 < batch ? a + actBytes : a;
-      const dots = bitTile4x2(scratch, a + 64, next + 64, cols);
-      put(dots, DOT == 0 ? 0 : load<i32>(a, 4), load<f32>(a), scale, to, r, part, end, add);
-      to += <usize>stride << 2;
-      if (next == a) break;
-      put(dots + 16, DOT == 0 ? 0 : load<i32>(next, 4), load<f32>(next), scale, to, r, part, end, add);
-      to += <usize>stride << 2;
-      a = next + actBytes;
+    for (let from = 0; from < cols; from += BLOCK) {
+      const block = min(BLOCK, cols - from);
+      const at = w + <usize>(from >> 2);
+      bitUnpack(
+        rowAt(at, rowBytes, r, end), rowAt(at, rowBytes, r + part, end), rowAt(at, rowBytes, r + 2 * part, end),
+        rowAt(at, rowBytes, r + 3 * part, end), rowAt(at, rowBytes, r + 4 * part, end), rowAt(at, rowBytes, r + 5 * part, end),
+        block, scratch,
+      );
+      let a = act + 64 + <usize>(from * ACTIVATION_BYTES), to = sums;
+      for (let b = 0; b < batch; b += 2) {
+        addSums(bitTile(scratch, a, b + 1 < batch ? a + actBytes : a, block), to, from > 0);
+        a += 2 * actBytes;
+        to += 2 * SUMS_BYTES;
+      }
     }
+    let a = act, from = sums, to = y;
+    for (let b = 0; b < batch; b++) {
+      putTile(from, a, scale, to, r, part, end, add);
+      a += actBytes;
+      from += SUMS_BYTES;
+      to += <usize>stride << 2;
+    }
+  }
+}
+
+/** Sums of two rows of the batch, [2][8], set or added to. */
+// @ts-ignore: decorator
+@inline function addSums(dots: usize, to: usize, add: bool): void {
+  for (let i: usize = 0; i < 2 * SUMS_BYTES; i += 16) {
+    const v = v128.load(dots + i);
+    v128.store(to + i, add ? i32x4.add(v128.load(to + i), v) : v);
+  }
+}
+
+// @ts-ignore: decorator
+@inline function putTile(dots: usize, a: usize, scale: f32, y: usize, r: i32, part: i32, end: i32, add: i32): void {
+  const sum = DOT == 0 ? 0 : load<i32>(a, 4), s = load<f32>(a);
+  put(dots, sum, s, scale, y, r, part, end, add);
+  if (TILE == 6) {
+    const v = scaled(dots + 16, sum, s, scale);
+    putRow(f32x4.extract_lane(v, 0), y, r + 4 * part, end, add);
+    putRow(f32x4.extract_lane(v, 1), y, r + 5 * part, end, add);
   }
 }
 
@@ -79,11 +119,17 @@ function linearByTile(
   return w + <usize>min(r, end - 1) * rowBytes;
 }
 
-/** (dots - sum) / s * scale of rows r, r + part, r + 2 part and r + 3 part, as far as they are below end. */
+/** (dots - sum) / s * scale. */
+// @ts-ignore: decorator
+@inline function scaled(dots: usize, sum: i32, s: f32, scale: f32): v128 {
+  const v = f32x4.convert_i32x4_s(i32x4.sub(v128.load(dots), i32x4.splat(sum)));
+  return f32x4.mul(f32x4.div(v, f32x4.splat(s)), f32x4.splat(scale));
+}
+
+/** Stores four of them at rows r, r + part, r + 2 part and r + 3 part, as far as they are below end. */
 // @ts-ignore: decorator
 @inline function put(dots: usize, sum: i32, s: f32, scale: f32, y: usize, r: i32, part: i32, end: i32, add: i32): void {
-  let v = f32x4.convert_i32x4_s(i32x4.sub(v128.load(dots), i32x4.splat(sum)));
-  v = f32x4.mul(f32x4.div(v, f32x4.splat(s)), f32x4.splat(scale));
+  const v = scaled(dots, sum, s, scale);
   putRow(f32x4.extract_lane(v, 0), y, r, end, add);
   putRow(f32x4.extract_lane(v, 1), y, r + part, end, add);
   putRow(f32x4.extract_lane(v, 2), y, r + 2 * part, end, add);

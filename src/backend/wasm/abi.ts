@@ -7,6 +7,7 @@ export interface Kernels {
   dotProbe(): number;
   preparedBytes(dim: number, weightType: number): number;
   attentionScratchBytes(headDim: number): number;
+  linearScratchBytes(cols: number, batch: number): number;
   sampleScratchBytes(vocab: number): number;
   screenBytes(rows: number, cols: number): number;
   screenRowBytes(cols: number): number;

@@ -138,8 +138,8 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     add: boolean,
     scratch: WasmTensor,
   ): void {
-    // The end of scratch: four unpacked rows or a decoded one for each thread.
-    const own = scratch.at + scratch.bytes - threads * align(w.cols * 4);
+    // The end of scratch: what each thread unpacks.
+    const own = scratch.at + scratch.bytes - threads * kernels.linearScratchBytes(w.cols, rows);
     command(
       code.LINEAR,
       ...[weightCode[w.type], w.tensor.at, w.rows, w.cols, prepared, rows, y, w.rows, add ? 1 : 0, own],
@@ -268,7 +268,10 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     read: memory.read,
     scratchBytes(rows, cols, headDim, vocab) {
       const widest = Math.max(...(['i2_s', 'f32'] as const).map((type) => rowBytes(cols, type)));
-      const matmul = 2 * align(rows * cols * 4) + align(rows * widest) + threads * rescoreBytes(cols);
+      const matmul =
+        2 * align(rows * cols * 4) +
+        align(rows * widest) +
+        threads * Math.max(rescoreBytes(cols), kernels.linearScratchBytes(cols, rows));
       const thread = align(Math.max(kernels.attentionScratchBytes(headDim), kernels.sampleScratchBytes(vocab)));
       return Math.max(matmul, threads * thread);
     },
