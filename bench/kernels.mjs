@@ -1,11 +1,12 @@
 // The ops that stream weights, at the shapes of BitNet-b1.58-2B-4T, on every tier that this engine runs.
 //
-// usage: npm run bench -- kernels [--threads N] [--rows 1,2,4,8,16,64] [--matrices N] [--tiers relaxed,simd] [--runs 9]
+// usage: npm run bench -- kernels [--threads N] [--rows 1,2,4,8,16,64] [--matrices N] [--tiers revec,relaxed,simd] [--runs 9]
 //
 // GB/s counts packed weight bytes; the share is of what as many threads read here. --matrices 1 stays in cache, the default
 // of 120 (531 MB of I2_S) streams from memory as a model does. --rows is the batch: 1 is decoding; a batch of n takes n times
 // fewer matrices, down to 8. Tiers take turns, each after passes over memory by the bandwidth probe.
 import { parseArgs } from 'node:util';
+import Benchmark from 'benchmark';
 import { wasmBackend } from '../dist/backend/wasm/backend.js';
 import { openBandwidthProbe, pairedRatio, summary } from './machine.mjs';
 import { opsOf } from './ops.mjs';
@@ -16,7 +17,7 @@ const { values } = parseArgs({
     threads: { type: 'string', default: '1' },
     rows: { type: 'string', default: '1,2,4,8,16,64' },
     matrices: { type: 'string', default: '120' },
-    tiers: { type: 'string', default: 'relaxed,simd' },
+    tiers: { type: 'string', default: 'revec,relaxed,simd' },
     runs: { type: 'string', default: '9' },
   },
 });
@@ -34,7 +35,7 @@ const notes = [];
 const tiers = [];
 for (const tier of values.tiers.split(',')) {
   try {
-    const backend = await wasmBackend({ tier, threads });
+    const backend = await wasmBackend({ tier, threads, revectorize: true });
     tiers.push({ backend, list: opsOf(backend, Math.max(...batches), matrices) });
   } catch (error) {
     notes.push(`Left out, tier ${tier}: ${error.message}.`);
@@ -42,11 +43,17 @@ for (const tier of values.tiers.split(',')) {
 }
 const probe = await openBandwidthProbe(threads);
 
-/** Seconds of one op: the mean over all its matrices, as often as fill a turn. */
-async function turn({ backend, program, count, repeats }) {
-  const start = performance.now();
-  for (let i = 0; i < repeats; i++) await backend.run(program);
-  return (performance.now() - start) / 1000 / (repeats * count);
+/** Seconds of one op in one turn: the mean over all its matrices, as often as fill TURN_MS. */
+function turn({ op, backend, program, count }) {
+  const seconds = TURN_MS / 1000;
+  return new Promise((resolve, reject) => {
+    new Benchmark(op, {
+      ...{ defer: true, minSamples: 1, minTime: seconds, maxTime: seconds },
+      fn: (deferred) => void backend.run(program).then(() => deferred.resolve(), reject),
+      onComplete: ({ target }) => resolve(target.stats.mean / count),
+      onError: ({ target }) => reject(target.error),
+    }).run({ async: true });
+  });
 }
 
 const rows = [];
@@ -59,10 +66,9 @@ for (const batch of batches) {
         0,
         Math.max(1, Math.ceil((all.length * Math.max(matrices / batch, FEWEST)) / matrices)),
       );
-      const one = { backend, op, bytes, macsPerByte, count: weights.length, seconds: [], reads: [], repeats: 1 };
+      const one = { backend, op, bytes, macsPerByte, count: weights.length, seconds: [], reads: [] };
       one.program = backend.record(() => weights.forEach(call(batch)));
       await turn(one); // warm
-      one.repeats = Math.max(1, Math.ceil(TURN_MS / 1000 / ((await turn(one)) * one.count)));
       ones.push(one);
     }
     for (let run = 0; run < runs; run++) {

@@ -95,8 +95,10 @@ interface Memory {
   weights: number;
   /** Part of the weights: the output head. */
   head: number;
+  /** The copy that the head is screened with (`head: 'auto'`): a byte a number. */
+  screen: number;
   kvPer1k: { f16: number; f32: number };
-  /** Weights and an f16 cache of `context` positions. */
+  /** Weights, screen and an f16 cache of `context` positions. */
   total: number;
 }
 
@@ -153,7 +155,9 @@ function memoryOf(c: Config, header: GgufHeader): Memory {
   const numbersPer1k = 1024 * c.layers * 2 * c.kvHeads * c.headDim;
   const context = Math.min(c.contextLength, 4096);
   const kvPer1k = { f16: 2 * numbersPer1k, f32: 4 * numbersPer1k };
-  return { context, weights: head + others, head, kvPer1k, total: head + others + (kvPer1k.f16 * context) / 1024 };
+  const weights = head + others;
+  const screen = c.vocab * c.dim;
+  return { context, weights, head, screen, kvPer1k, total: weights + screen + (kvPer1k.f16 * context) / 1024 };
 }
 
 function replaceBigint(_key: string, value: unknown): unknown {
@@ -189,6 +193,7 @@ function text(report: Report, remote: boolean): string {
   if (memory !== undefined) {
     const rows: [string, string][] = [
       ['weights', `${bytes(memory.weights)}, of which the head ${bytes(memory.head)}`],
+      ['screen', `${bytes(memory.screen)}, a copy of the head (none with --head exact)`],
       ['cache', `${bytes(memory.kvPer1k.f16)} for 1024 tokens of context (f16), ${bytes(memory.kvPer1k.f32)} (f32)`],
       ['in all', `${bytes(memory.total)} with a context of ${memory.context}`],
     ];

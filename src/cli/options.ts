@@ -28,7 +28,7 @@ export const LOAD_FLAGS: FlagGroup = {
       short: 't',
       value: 'N',
       kind: 'integer',
-      help: 'CPU threads (default: as many as there are cores, at most 16)',
+      help: 'CPU threads (default: as many as there are physical cores, at most 16)',
     },
     {
       name: 'tier',
@@ -39,6 +39,12 @@ export const LOAD_FLAGS: FlagGroup = {
     {
       name: 'no-revectorize',
       help: "do not try V8's experimental flag for 256-bit kernels (revec)",
+    },
+    {
+      name: 'head',
+      value: 'HOW',
+      kind: ['auto', 'exact'],
+      help: 'output head: auto screens it with a 7-bit copy, exact reads all of it; same tokens (default: auto)',
     },
     { name: 'kv', value: 'TYPE', kind: ['f16', 'f32'], help: 'keys and values of the attention (default: f16)' },
   ],
@@ -119,6 +125,7 @@ export function loadOptions(given: Arguments, threads: number | undefined = give
     threads,
     tier: given.text('tier') as LoadModelOptions['tier'],
     revectorize: !given.has('no-revectorize'),
+    head: given.text('head') as LoadModelOptions['head'],
     kv: given.text('kv') as LoadModelOptions['kv'],
     parallel: 1,
   };
