@@ -19,11 +19,8 @@ import { HEAP, best, logitOf } from './sample';
 
 /** Codes are centred here: 1 … 127 are -63 … 63. */
 const CENTRE: i32 = 64;
-/**
- * The largest whole number of an activation: 127 * 16, so that it splits into two int8 (dots.ts); the sum of 8192 products
- * of 2032 and 127 still fits 31 bits.
- */
-const LARGEST: f64 = 2032;
+/** The largest whole number of an activation: 127 * 16, so that it splits into two int8 (dots.ts). */
+const LARGEST: i32 = 2032;
 /** Adding 1.5 * 2^23 rounds to an integer, which the low bits of the sum then are; here the code. */
 const CODE: f32 = 12582912 + 64;
 /** Rows whose largest weight lies outside have squares that f32 cannot sum. */
@@ -108,7 +105,9 @@ export function prepareScreened(h: usize, unit: f32, cols: i32, out: usize): voi
   let m = f32x4.splat(0);
   for (let k = 0; k < cols; k += 4) m = f32x4.max(m, f32x4.abs(v128.load(h + (<usize>k << 2))));
   const largest = maxF32x4(m) * unit;
-  const s = <f32>(LARGEST / <f64>max<f32>(LEAST, largest));
+  // Of very long rows less, in sixteens, so that the sum of products with codes up to 127 fits 31 bits.
+  const most = min(LARGEST, i32.MAX_VALUE / 127 / codeStride(cols) & ~15);
+  const s = <f32>(<f64>most / <f64>max<f32>(LEAST, largest));
   const perQ = f32x4.splat(<f32>1 / s);
   let sum = i32x4.splat(0);
   let off = f64x2.splat(0), all = f64x2.splat(0);

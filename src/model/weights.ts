@@ -118,7 +118,14 @@ async function buildScreen<T extends Tensor>(
   w: Matrix<T>,
   tensors: Map<string, T>,
 ): Promise<T | undefined> {
-  const copy = backend.alloc(backend.screenBytes(w.rows, w.cols));
+  const bytes = backend.screenBytes(w.rows, w.cols);
+  let copy: T;
+  try {
+    copy = backend.alloc(bytes);
+  } catch (error) {
+    const without = `head: the copy that it is screened with takes ${bytes} bytes, which 'exact' does without`;
+    throw new RangeError(`${without}; ${(error as Error).message}`, { cause: error });
+  }
   tensors.set('screen', copy);
   const scratch = backend.alloc(backend.scratchBytes(1, w.cols, 1, 1));
   const program = backend.record(() => backend.ops.buildScreen({ w, copy, scratch }));
