@@ -13,7 +13,7 @@
 // Memory is waited for, not only read. Hardware prefetches along a stream of addresses, and stops at each page: kernels
 // therefore take rows that lie far apart, so that several streams are under way at once (bench/LOG.md).
 
-import { DOTS, sumI32x4, sums4, thread } from './lanes';
+import { DOTS, sums4, thread } from './lanes';
 
 /** Bytes of a quantised activation: int8, or int16 where there is no 8-bit dot. */
 // @ts-ignore: decorator
@@ -57,11 +57,12 @@ export function bitDots8(
 ): usize {
   const out = thread + DOTS;
   if (DOT == 2) dots8Add(w0, w1, w2, w3, w4, w5, w6, w7, act, cols, out);
-  else {
-    store<i64>(out, dots2(w0, w1, act, cols));
-    store<i64>(out, dots2(w2, w3, act, cols), 8);
-    store<i64>(out, dots2(w4, w5, act, cols), 16);
-    store<i64>(out, dots2(w6, w7, act, cols), 24);
+  else if (DOT == 1) {
+    v128.store(out, dots4I16(w0, w1, w2, w3, act, cols));
+    v128.store(out, dots4I16(w4, w5, w6, w7, act, cols), 16);
+  } else {
+    v128.store(out, dots4I32(w0, w1, w2, w3, act, cols));
+    v128.store(out, dots4I32(w4, w5, w6, w7, act, cols), 16);
   }
   return out;
 }
@@ -123,92 +124,80 @@ export function bitDots8(
   );
 }
 
-/** Sums of two rows of `cols` codes: the first in the low, the second in the high half of the result. */
-function dots2(w0: usize, w1: usize, act: usize, cols: i32): i64 {
-  const at = thread;
-  const end = w0 + <usize>(cols >> 2);
-  let s0 = i32x4.splat(0), s1 = i32x4.splat(0);
-  if (DOT == 1) {
-    // relaxed_dot<i16> multiplies int8 by 7-bit codes and adds neighbours into i16: at most 2 * 2 * 127 = 508. Masking with
-    // 3 and with 12 (codes times 4) saves a shift per field; so a and b grow by up to 1016 and 4064 a step of 64 weights,
-    // and 8 steps fit an i16. pmaddubsw on x86: exact on every engine since neither operand leaves its range.
-    const three = v128.load(at, 704), twelve = v128.load(at, 736);
-    while (w0 < end) {
-      let a0 = i16x8.splat(0), b0 = i16x8.splat(0), a1 = i16x8.splat(0), b1 = i16x8.splat(0);
-      const stop = min(w0 + 4 * 32, end);
-      while (w0 < stop) {
-        let x0 = v128.load(w0), x1 = v128.load(w1);
-        let y0 = i16x8.shr_u(x0, 4), y1 = i16x8.shr_u(x1, 4);
-        let k = v128.load(act, 0);
-        b0 = i16x8.add(b0, v128.relaxed_dot<i16>(k, v128.and(y0, twelve)));
-        b1 = i16x8.add(b1, v128.relaxed_dot<i16>(k, v128.and(y1, twelve)));
-        k = v128.load(act, 32);
-        a0 = i16x8.add(a0, v128.relaxed_dot<i16>(k, v128.and(y0, three)));
-        a1 = i16x8.add(a1, v128.relaxed_dot<i16>(k, v128.and(y1, three)));
-        k = v128.load(act, 64);
-        b0 = i16x8.add(b0, v128.relaxed_dot<i16>(k, v128.and(x0, twelve)));
-        b1 = i16x8.add(b1, v128.relaxed_dot<i16>(k, v128.and(x1, twelve)));
-        k = v128.load(act, 96);
-        a0 = i16x8.add(a0, v128.relaxed_dot<i16>(k, v128.and(x0, three)));
-        a1 = i16x8.add(a1, v128.relaxed_dot<i16>(k, v128.and(x1, three)));
+// relaxed_dot<i16> multiplies int8 by 7-bit codes and adds neighbours into i16: at most 2 * 2 * 127 = 508. Masking with 3 and
+// with 12 (codes times 4) saves a shift per field; so a and b grow by up to 1016 and 4064 a step of 64 weights, and 8 steps fit
+// an i16. pmaddubsw on x86: exact on every engine since neither operand leaves its range.
 
-        x0 = v128.load(w0, 16); x1 = v128.load(w1, 16);
-        y0 = i16x8.shr_u(x0, 4); y1 = i16x8.shr_u(x1, 4);
-        k = v128.load(act, 16);
-        b0 = i16x8.add(b0, v128.relaxed_dot<i16>(k, v128.and(y0, twelve)));
-        b1 = i16x8.add(b1, v128.relaxed_dot<i16>(k, v128.and(y1, twelve)));
-        k = v128.load(act, 48);
-        a0 = i16x8.add(a0, v128.relaxed_dot<i16>(k, v128.and(y0, three)));
-        a1 = i16x8.add(a1, v128.relaxed_dot<i16>(k, v128.and(y1, three)));
-        k = v128.load(act, 80);
-        b0 = i16x8.add(b0, v128.relaxed_dot<i16>(k, v128.and(x0, twelve)));
-        b1 = i16x8.add(b1, v128.relaxed_dot<i16>(k, v128.and(x1, twelve)));
-        k = v128.load(act, 112);
-        a0 = i16x8.add(a0, v128.relaxed_dot<i16>(k, v128.and(x0, three)));
-        a1 = i16x8.add(a1, v128.relaxed_dot<i16>(k, v128.and(x1, three)));
-        w0 += 32; w1 += 32; act += 128;
+// @ts-ignore: decorator
+@inline function addFields(a: v128, x: v128, y: v128, k1: v128, k3: v128, three: v128): v128 {
+  return i16x8.add(i16x8.add(a, v128.relaxed_dot<i16>(k1, v128.and(y, three))), v128.relaxed_dot<i16>(k3, v128.and(x, three)));
+}
+
+// @ts-ignore: decorator
+@inline function sumFields(sum: v128, a: v128, b: v128): v128 {
+  return i32x4.add(sum, i32x4.add(i32x4.extadd_pairwise_i16x8_s(a), i32x4.shr_s(i32x4.extadd_pairwise_i16x8_s(b), 2)));
+}
+
+/** Sums of four rows of `cols` codes, i32x4. */
+function dots4I16(w0: usize, w1: usize, w2: usize, w3: usize, act: usize, cols: i32): v128 {
+  const at = thread;
+  const three = v128.load(at, 704), twelve = v128.load(at, 736);
+  const end = w0 + <usize>(cols >> 2);
+  let s0 = i32x4.splat(0), s1 = i32x4.splat(0), s2 = i32x4.splat(0), s3 = i32x4.splat(0);
+  while (w0 < end) {
+    let a0 = i16x8.splat(0), b0 = i16x8.splat(0), a1 = i16x8.splat(0), b1 = i16x8.splat(0);
+    let a2 = i16x8.splat(0), b2 = i16x8.splat(0), a3 = i16x8.splat(0), b3 = i16x8.splat(0);
+    const stop = min(w0 + 4 * 32, end);
+    while (w0 < stop) {
+      for (let half: usize = 0; half < 32; half += 16) {
+        const k0 = v128.load(act + half), k1 = v128.load(act + half, 32), k2 = v128.load(act + half, 64), k3 = v128.load(act + half, 96);
+        let x = v128.load(w0 + half), y = i16x8.shr_u(x, 4);
+        b0 = addFields(b0, x, y, k0, k2, twelve); a0 = addFields(a0, x, y, k1, k3, three);
+        x = v128.load(w1 + half); y = i16x8.shr_u(x, 4);
+        b1 = addFields(b1, x, y, k0, k2, twelve); a1 = addFields(a1, x, y, k1, k3, three);
+        x = v128.load(w2 + half); y = i16x8.shr_u(x, 4);
+        b2 = addFields(b2, x, y, k0, k2, twelve); a2 = addFields(a2, x, y, k1, k3, three);
+        x = v128.load(w3 + half); y = i16x8.shr_u(x, 4);
+        b3 = addFields(b3, x, y, k0, k2, twelve); a3 = addFields(a3, x, y, k1, k3, three);
       }
-      s0 = i32x4.add(s0, i32x4.add(i32x4.extadd_pairwise_i16x8_s(a0), i32x4.shr_s(i32x4.extadd_pairwise_i16x8_s(b0), 2)));
-      s1 = i32x4.add(s1, i32x4.add(i32x4.extadd_pairwise_i16x8_s(a1), i32x4.shr_s(i32x4.extadd_pairwise_i16x8_s(b1), 2)));
+      act += 128;
+      w0 += 32; w1 += 32; w2 += 32; w3 += 32;
     }
-    return (<i64>sumI32x4(s1) << 32) | <i64><u32>sumI32x4(s0);
+    s0 = sumFields(s0, a0, b0); s1 = sumFields(s1, a1, b1); s2 = sumFields(s2, a2, b2); s3 = sumFields(s3, a3, b3);
   }
-  let t0 = i32x4.splat(0), t1 = i32x4.splat(0);
+  return sums4(s0, s1, s2, s3);
+}
+
+/** The same with int16 activations. */
+function dots4I32(w0: usize, w1: usize, w2: usize, w3: usize, act: usize, cols: i32): v128 {
+  const at = thread;
   const m0 = v128.load(at, 800), m1 = v128.load(at, 816), m2 = v128.load(at, 832), m3 = v128.load(at, 848);
+  const end = w0 + <usize>(cols >> 2);
+  let a = i32x4.splat(0), b = i32x4.splat(0), c = i32x4.splat(0), d = i32x4.splat(0);
   while (w0 < end) {
     for (let half: usize = 0; half < 32; half += 16) {
-      let x0 = v128.load(w0 + half), x1 = v128.load(w1 + half);
-      let k = v128.load(act, 0);
-      s0 = i32x4.add(s0, i32x4.dot_i16x8_s(v128.and(x0, m0), k));
-      s1 = i32x4.add(s1, i32x4.dot_i16x8_s(v128.and(x1, m0), k));
-      k = v128.load(act, 16);
-      t0 = i32x4.add(t0, i32x4.dot_i16x8_s(v128.and(x0, m1), k));
-      t1 = i32x4.add(t1, i32x4.dot_i16x8_s(v128.and(x1, m1), k));
-      k = v128.load(act, 32);
-      s0 = i32x4.add(s0, i32x4.dot_i16x8_s(v128.and(x0, m2), k));
-      s1 = i32x4.add(s1, i32x4.dot_i16x8_s(v128.and(x1, m2), k));
-      k = v128.load(act, 48);
-      t0 = i32x4.add(t0, i32x4.dot_i16x8_s(v128.and(x0, m3), k));
-      t1 = i32x4.add(t1, i32x4.dot_i16x8_s(v128.and(x1, m3), k));
-      x0 = i16x8.shr_u(x0, 8); x1 = i16x8.shr_u(x1, 8);
-      k = v128.load(act, 64);
-      s0 = i32x4.add(s0, i32x4.dot_i16x8_s(v128.and(x0, m0), k));
-      s1 = i32x4.add(s1, i32x4.dot_i16x8_s(v128.and(x1, m0), k));
-      k = v128.load(act, 80);
-      t0 = i32x4.add(t0, i32x4.dot_i16x8_s(v128.and(x0, m1), k));
-      t1 = i32x4.add(t1, i32x4.dot_i16x8_s(v128.and(x1, m1), k));
-      k = v128.load(act, 96);
-      s0 = i32x4.add(s0, i32x4.dot_i16x8_s(v128.and(x0, m2), k));
-      s1 = i32x4.add(s1, i32x4.dot_i16x8_s(v128.and(x1, m2), k));
-      k = v128.load(act, 112);
-      t0 = i32x4.add(t0, i32x4.dot_i16x8_s(v128.and(x0, m3), k));
-      t1 = i32x4.add(t1, i32x4.dot_i16x8_s(v128.and(x1, m3), k));
-      act += 128;
+      let x = v128.load(w0 + half), y = v128.load(w1 + half), z = v128.load(w2 + half), u = v128.load(w3 + half);
+      for (let odd = 0; odd < 2; odd++) {
+        let k = v128.load(act);
+        a = addMasked(a, x, k, m0); b = addMasked(b, y, k, m0); c = addMasked(c, z, k, m0); d = addMasked(d, u, k, m0);
+        k = v128.load(act, 16);
+        a = addMasked(a, x, k, m1); b = addMasked(b, y, k, m1); c = addMasked(c, z, k, m1); d = addMasked(d, u, k, m1);
+        k = v128.load(act, 32);
+        a = addMasked(a, x, k, m2); b = addMasked(b, y, k, m2); c = addMasked(c, z, k, m2); d = addMasked(d, u, k, m2);
+        k = v128.load(act, 48);
+        a = addMasked(a, x, k, m3); b = addMasked(b, y, k, m3); c = addMasked(c, z, k, m3); d = addMasked(d, u, k, m3);
+        x = i16x8.shr_u(x, 8); y = i16x8.shr_u(y, 8); z = i16x8.shr_u(z, 8); u = i16x8.shr_u(u, 8);
+        act += 64;
+      }
     }
-    w0 += 32; w1 += 32;
+    w0 += 32; w1 += 32; w2 += 32; w3 += 32;
   }
-  s0 = i32x4.add(s0, t0); s1 = i32x4.add(s1, t1);
-  return (<i64>(sumI32x4(s1) >> 6) << 32) | <i64><u32>(sumI32x4(s0) >> 6);
+  return i32x4.shr_s(sums4(a, b, c, d), 6);
+}
+
+// @ts-ignore: decorator
+@inline function addMasked(sum: v128, x: v128, k: v128, mask: v128): v128 {
+  return i32x4.add(sum, i32x4.dot_i16x8_s(v128.and(x, mask), k));
 }
 
 /** Rows of a tile. With two rows of activations it has as many sums as hide the latency of the dots and fit the registers. */
