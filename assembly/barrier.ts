@@ -12,16 +12,19 @@
 // machine confines them, each spin keeps from running whom it waits for. So every spin in vain makes the next one shorter, every
 // other one longer, and now and then the longest is tried again (bench/LOG.md).
 
-/** 0.5 ms (Xeon model 167, November 2026, `npm run bench -- barrier`): threads of a 2B model come so far apart. */
+/**
+ * About 0.5 ms (Xeon model 167, November 2026, `npm run bench -- barrier`): threads of a 2B model come up to 0.3 ms apart
+ * (bench/LOG.md, how long a barrier spins).
+ */
 const SPINS: i32 = 1500000;
-/** The threads that come at the same time still meet. */
+/** The threads that come at the same time still meet. Neither this nor STEP is tuned. */
 const FEW_SPINS: i32 = 500;
 /** By so much a spin grows and shrinks. */
 const STEP: i32 = 4;
-/** Waits between two tries of the longest spin, where it is in vain. */
+/** Waits between two tries of the longest spin, where it is in vain; `npm run bench -- fairness` shows too few. */
 const RETRY: i32 = 1024;
 
-/** 35 us: at the start of a run, for which the host takes its time. */
+/** 35 us, at the start of a run: the host, which has work to do first, needs the core. Not tuned. */
 const START_SPINS: i32 = 100000;
 
 /** Of this thread, as every thread has its own instance: spins of its next wait at a barrier, and waits so far. */

@@ -200,7 +200,10 @@ function dots4I32(w0: usize, w1: usize, w2: usize, w3: usize, act: usize, cols: 
   return i32x4.add(sum, i32x4.dot_i16x8_s(v128.and(x, mask), k));
 }
 
-/** Rows of a tile. With two rows of activations it has as many sums as hide the latency of the dots and fit the registers. */
+/**
+ * Rows of a tile. With two rows of activations it has as many sums as hide the latency of the dots and fit the registers
+ * (bench/LOG.md, tiles of six rows).
+ */
 // @ts-ignore: decorator
 @inline export const TILE: i32 = DOT == 2 ? 6 : 4;
 

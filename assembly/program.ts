@@ -96,7 +96,7 @@ export function serve(index: i32, last: i32): i32 {
   return <i32>(<i64>items * index / threads);
 }
 
-/** The same in whole tiles of four items, as kernels take rows of a matrix. */
+/** The same in fours, as glu takes four columns at a time and its share has to be that of the matrices before it. */
 // @ts-ignore: decorator
 @inline function shareOf4(items: i32, index: i32, threads: i32): i32 {
   return min(share((items + 3) >> 2, index, threads) << 2, items);

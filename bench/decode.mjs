@@ -84,7 +84,7 @@ await report.finish({
     ['threads, kernels, head', label],
     ['tokens/s', (r) => spread(r.tokensPerSecond)],
     ['n', (r) => r.tokensPerSecond.n],
-    ['to the first', (r) => r.toFirst.toFixed(2)],
+    ['to the first of these threads', (r) => r.toFirst.toFixed(2)],
     ['MB a token', (r) => (r.bytesPerToken / 1e6).toFixed(r.bytesPerToken < 1e8 ? 2 : 0)],
     ['read GB/s', (r) => spread(r.readGBps)],
     ['best', (r) => short(r.readGBps.max)],

@@ -1,6 +1,6 @@
 // What generating allocates on the JavaScript heap a token, in steady state, beside handing the token out.
 //
-// usage: npm run bench -- heap [MODEL] [--tokens N] [--threads N]
+// usage: npm run bench -- heap [MODEL] [--tokens N] [--threads N] [--prompt N]
 //
 // The same loop over an async generator that yields equal token objects and does nothing else is the baseline: token
 // object, promises and iterator results are what `for await` costs. A run in which the collector ran is not counted.

@@ -1,5 +1,5 @@
 // Writes a ternary model with random weights: the shape and the byte layout of a real one, for timing.
-//   node bench/synthetic.mjs OUT.gguf [--shape 2b|tiny] [--type i2_s|tq2_0] [--embedding f16|q8_0|q6_k] [--seed N]
+//   npm run bench -- synthetic OUT.gguf [--shape 2b|tiny] [--type i2_s|tq2_0] [--embedding f16|q8_0|q6_k] [--seed N]
 // llama.cpp opens TQ2_0 and not I2_S: --type tq2_0 writes a file of the same shape for it.
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { parseArgs } from 'node:util';
@@ -75,7 +75,7 @@ const seed = Number(options.seed);
 const isTable = ['f16', 'q8_0', 'q6_k'].includes(options.embedding);
 if (positionals.length !== 1 || !shape || !ternary || !isTable || !Number.isSafeInteger(seed)) {
   console.error(
-    'usage: node bench/synthetic.mjs OUT.gguf [--shape 2b|tiny] [--type i2_s|tq2_0] [--embedding f16|q8_0|q6_k] [--seed N]',
+    'usage: npm run bench -- synthetic OUT.gguf [--shape 2b|tiny] [--type i2_s|tq2_0] [--embedding f16|q8_0|q6_k] [--seed N]',
   );
   process.exit(2);
 }

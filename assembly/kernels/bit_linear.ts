@@ -10,7 +10,7 @@ import { I2_S, preparedBytes } from './prepare';
 @inline export const TILE_ROWS: i32 = 4;
 
 /** Columns unpacked at a time: a tile and two rows of activations stay within 32 KiB, which is what first caches have. */
-const BLOCK: i32 = 24576 / TILE / 128 * 128;
+const BLOCK: i32 = 32768 / (TILE + 2 * ACTIVATION_BYTES) / 128 * 128;
 
 /** Bytes of a thread's scratch: a tile, and the sums of a batch. */
 // @ts-ignore: decorator

@@ -10,7 +10,9 @@ import { BF16, F16, F32, preparedBytes } from './prepare';
  *   y         f32 [batch][stride]
  *   decoded   f32 [cols], scratch: a row of w, where it has to be decoded
  */
-export function denseLinear(w: usize, cols: i32, weightType: i32, h: usize, batch: i32, y: usize, stride: i32, add: i32, begin: i32, end: i32, decoded: usize): void {
+export function denseLinear(
+  w: usize, cols: i32, weightType: i32, h: usize, batch: i32, y: usize, stride: i32, add: i32, begin: i32, end: i32, decoded: usize,
+): void {
   const wBytes = rowBytes(cols, weightType);
   const inPlace = weightType == F16 || weightType == BF16 || weightType == F32;
   const hBytes = <usize>preparedBytes(cols, weightType);

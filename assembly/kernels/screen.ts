@@ -1,5 +1,6 @@
 // A screened output head. Reading the head in full for each token costs more than all layers of a small ternary model, so a
-// copy in 7-bit codes is read instead, and only the rows that can still win are computed from the weights themselves.
+// copy in 7-bit codes, the most that the second operand of the relaxed dot takes, is read instead, and only the rows that can
+// still win are computed from the weights themselves.
 //
 //   w[r] ~ v[r] = scale[r] * (code[r] - 64)      h ~ q / s, whole numbers up to 2032
 //   logit ~ z = v[r] q / s                       |logit - z| <= |w - v| |h| + |v| |h - q / s|   (Cauchy and Schwarz, twice)
@@ -28,7 +29,7 @@ const LEAST: f32 = 1e-15;
 const MOST: f32 = 1e15;
 /** 2^-24: an f32 operation is off by at most this share of its result. */
 const ROUNDING: f64 = 5.9604644775390625e-8;
-/** What the float arithmetic of the bounds themselves can be off by, generously. */
+/** The bounds are sums of cols / 4 floats a lane: off by cols / 4 * 2^-24, less than this up to 60,000 columns. */
 const SAFETY: f64 = 1.001;
 
 // @ts-ignore: decorator
@@ -53,7 +54,9 @@ export function screenBytes(rows: i32, cols: i32): u32 {
 }
 
 /** Codes and factors of rows [begin, end) of w; `decoded` f32 [cols] is scratch. */
-export function buildScreen(weightType: i32, w: usize, rows: i32, cols: i32, screen: usize, begin: i32, end: i32, decoded: usize): void {
+export function buildScreen(
+  weightType: i32, w: usize, rows: i32, cols: i32, screen: usize, begin: i32, end: i32, decoded: usize,
+): void {
   const stride = codeStride(cols);
   const bounds = boundsAt(screen, rows, cols);
   const dEnd = decoded + (<usize>cols << 2);
