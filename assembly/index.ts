@@ -1,7 +1,7 @@
 // The wasm ABI. `enterThread` once per instance; then either `runProgram` inline, or `serve` on every thread and `start`
 // and `stop` on the host.
 export { dotProbe } from './dots';
-export { THREAD_BYTES, enterThread } from './lanes';
+export { enterThread } from './lanes';
 export {
   ATTENTION, BARRIER, CHECK_TERNARY, EMBED, GLU, LINEAR, PREPARE, RESCORE, ROPE, SAMPLE, SCREEN, SCREEN_BUILD, SCREEN_PREPARE,
   linearScratchBytes, runProgram, serve, start, stop,
@@ -10,4 +10,4 @@ export { attentionScratchBytes } from './kernels/attention';
 export { BF16, F16, F32, I2_S, Q6_K, Q8_0, preparedBytes } from './kernels/prepare';
 export { RELU2, SILU } from './kernels/glu';
 export { HEAP, sample, sampleScratchBytes } from './kernels/sample';
-export { screenBytes, screenRowBytes } from './kernels/screen';
+export { screenBytes } from './kernels/screen';

@@ -112,7 +112,7 @@ export let thread: usize = 0;
 
 /** Low memory of the threads starts here; a thread has THREAD_BYTES of it. */
 const THREADS_AT: usize = 4096;
-export const THREAD_BYTES: i32 = 1024;
+const THREAD_BYTES: i32 = 1024;
 
 // @ts-ignore: decorator
 @inline export const DOTS: usize = 512;

@@ -104,8 +104,8 @@ export interface Model {
 }
 
 /**
- * Rows of one step. More share a weight's way through the cache, but an abort waits for a whole piece of a prompt: 32 rows of a
- * 2B model take some 3 s on two slow cores (bench/LOG.md).
+ * Rows of one step. More share a weight's way through the cache, but an abort waits for a whole piece of a prompt: 64 rows of a
+ * 2B model take half a second on two cores (126 tokens/s, bench/LOG.md).
  */
 const MAX_ROWS = 64;
 /** Most sequences, and most rows that can ask for logits: 0.5 MB each for a vocabulary of 128,256, taken at loading. */

@@ -15,7 +15,6 @@ import { screenDots4, storeScreened } from '../dots';
 import { maxF32x4, sumF32x4, sumI32x4 } from '../lanes';
 import { decodeRow } from './decode_row';
 import { denseLinear } from './dense_linear';
-import { preparedBytes } from './prepare';
 import { HEAP, best, logitOf } from './sample';
 
 /** Codes are centred here: 1 … 127 are -63 … 63. */

@@ -3,7 +3,7 @@ import type { Config } from './config.ts';
 
 /**
  * Positions in a block. A sequence wastes half a block on average: 16 positions, 1.2 MB of a 2B model. A head's keys of one
- * block, 32 of 128 halves, are 8 KiB in a row, which is long enough for the prefetcher (not tuned).
+ * block, 32 of 128 halves, are 8 KiB in a row, which a long context waits for piece by piece (bench/LOG.md; not tuned).
  */
 const BLOCK_SIZE = 32;
 

@@ -10,7 +10,6 @@ export interface Kernels {
   linearScratchBytes(cols: number, batch: number): number;
   sampleScratchBytes(vocab: number): number;
   screenBytes(rows: number, cols: number): number;
-  screenRowBytes(cols: number): number;
   runProgram(list: number, index: number, threads: number): void;
   serve(index: number, last: number): number;
   start(list: number, threads: number): void;

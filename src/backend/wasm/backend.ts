@@ -2,7 +2,7 @@ import { PICK_BYTES } from '../../sampler.ts';
 import { type Backend, type Matrix, type Norm, type Ops, type Program, promised, type WeightType } from '../backend.ts';
 import { instantiate } from './abi.ts';
 import type { KernelsName } from './kernels.js';
-import { createMemory, type WasmTensor } from './memory.ts';
+import { createMemory, MAX_THREADS, type WasmTensor } from './memory.ts';
 import { defaultThreads, inlinePool, workerPool } from './pool.ts';
 import { chooseTier, type Dot, kernelsNamed, type Tier, type TierChoice } from './tier.ts';
 
@@ -56,8 +56,8 @@ const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
  */
 export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBackend> {
   const threads = options.threads ?? (await defaultThreads());
-  if (!Number.isInteger(threads) || threads < 1 || threads > 256) {
-    throw new RangeError(`threads: got ${threads}, expected a whole number from 1 to 256`);
+  if (!Number.isInteger(threads) || threads < 1 || threads > MAX_THREADS) {
+    throw new RangeError(`threads: got ${threads}, expected a whole number from 1 to ${MAX_THREADS}`);
   }
   const { tier = 'auto', revectorize = tier === 'revec' } = options;
   const open = (candidate: TierChoice) => backendOver(candidate, 1);

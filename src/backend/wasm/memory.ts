@@ -20,9 +20,9 @@ export interface LinearMemory {
 
 const PAGE = 65_536;
 const MAX_PAGES = 65_536;
-/** Barrier, start signal and what each thread has for itself lie below; see assembly/program.ts and lanes.ts. */
-const FIRST = 5 * PAGE;
 export const MAX_THREADS: number = 256;
+/** Barrier, start signal and, from 4096 on, 1 KiB for each of MAX_THREADS lie below; see assembly/program.ts and lanes.ts. */
+const FIRST = 5 * PAGE;
 
 /** Up to so many bytes are copied one by one: a step's picks are fewer, and a view for them would be garbage. */
 const FEW_BYTES = 256;
