@@ -81,8 +81,8 @@ const refusals: [string, Keys, Tensors, string][] = [
   [
     'a type that is not read',
     {},
-    { 'blk.0.attn_q.weight': { type: 'TQ2_0' } },
-    'type TQ2_0, which this version does not read yet',
+    { 'blk.0.attn_q.weight': { type: 'Q4_K' } },
+    'type Q4_K, which this version does not read yet',
   ],
   [
     'a ternary embedding',

@@ -181,9 +181,9 @@ describe('odd but accepted', () => {
   });
 
   test('the span of a tensor that is only listed is its size', async () => {
-    const { tensors } = await read(file({ tensors: [tensor('q', [256], 35, 0), tensor('a', [8], 0, 96)], data: 128 }));
+    const { tensors } = await read(file({ tensors: [tensor('q', [256], 10, 0), tensor('a', [8], 0, 96)], data: 128 }));
     expect([...tensors.values()].map(({ type, bytes }) => [type, bytes])).toEqual([
-      ['TQ2_0', 96],
+      ['Q2_K', 96],
       ['F32', 32],
     ]);
   });
@@ -365,10 +365,11 @@ function smallModel(): Uint8Array {
     ['flags', { type: 'array', of: 'bool', value: [true, false] }],
     ['tokenizer.ggml.add_bos_token', { type: 'bool', value: true }],
   ];
+  const I2_S = i2s.encode({ weights: new Int8Array(512), scales: Float32Array.of(0.5) }, [128, 4]);
   return writeGguf(metadata, [
     { name: 'token_embd.weight', type: 'F16', dims: [16, 40], packed: new Uint8Array(1280) },
     { name: 'blk.0.attn_norm.weight', type: 'F32', dims: [16], packed: new Uint8Array(64) },
-    { name: 'blk.0.attn_q.weight', type: 'I2_S', dims: [128, 4], packed: i2s.encode(new Int8Array(512), 0.5) },
+    { name: 'blk.0.attn_q.weight', type: 'I2_S', dims: [128, 4], packed: I2_S },
     { name: 'blk.0.x.weight', type: 'BF16', dims: [3, 2, 2], packed: new Uint8Array(24) },
     { name: 'output_norm.weight', type: 'F32', dims: [16], packed: new Uint8Array(64) },
   ]);
@@ -512,7 +513,7 @@ describe('writer', () => {
     const packed = new Uint8Array(5);
     expect(() => writeGguf([], [{ name: 'a', type: 'F32', dims: [1], packed }])).toThrow(/5 bytes, expected 4/);
     expect(() => headerBytes([], [{ name: 'a', type: 'I2_S', dims: [64] }])).toThrow(/row length 64/);
-    expect(() => headerBytes([], [{ name: 'a', type: 'Q4_0', dims: [256] }])).toThrow(/type Q4_0; this build reads/);
+    expect(() => headerBytes([], [{ name: 'a', type: 'Q4_1', dims: [256] }])).toThrow(/type Q4_1; this build reads/);
   });
 });
 

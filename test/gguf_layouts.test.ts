@@ -9,7 +9,8 @@ import * as f32 from '../dist/gguf/layouts/f32.js';
 import * as i2s from '../dist/gguf/layouts/i2_s.js';
 import * as q6k from '../dist/gguf/layouts/q6_k.js';
 import * as q80 from '../dist/gguf/layouts/q8_0.js';
-import { decode, layoutOf, requireLayout, type TensorType, typeName } from '../dist/gguf/layouts.js';
+import { readScale } from '../dist/gguf/layouts/ternary.js';
+import { decode, layoutOf, requireLayout, typeNames } from '../dist/gguf/layouts.js';
 import { decodeRow } from '../dist/reference/decode_row.js';
 
 const golden = (name: string) => fileURLToPath(new URL(`golden/packing/${name}`, import.meta.url));
@@ -25,13 +26,16 @@ test('sizes', () => {
 });
 
 test('types have names, and only some are read', () => {
-  const ids = [0, 1, 2, 8, 14, 30, 34, 35, 36, 38, 39, 4, 250];
-  const names = ['F32', 'F16', 'Q4_0', 'Q8_0', 'Q6_K', 'BF16', 'TQ1_0', 'TQ2_0', 'I2_S', 'TL1', 'TL2/MXFP4'];
-  expect(ids.map(typeName)).toEqual([...names, undefined, undefined]);
-  const isRead = (name: string) => layoutOf(name as TensorType) !== undefined;
-  expect(names.filter(isRead)).toEqual(['F32', 'F16', 'Q8_0', 'Q6_K', 'BF16', 'I2_S']);
-  expect(() => requireLayout('TL1', "m.gguf: tensor 'x'")).toThrow(
-    "m.gguf: tensor 'x': type TL1; this build reads F32, F16, BF16, I2_S, Q8_0, Q6_K",
+  const names: Record<number, string[]> = {
+    ...{ 0: ['F32'], 1: ['F16'], 2: ['Q4_0'], 8: ['Q8_0'], 14: ['Q6_K'], 30: ['BF16'], 34: ['TQ1_0'], 35: ['TQ2_0'] },
+    ...{ 36: ['I2_S'], 38: ['TL1'], 39: ['TL2', 'MXFP4'], 3: ['Q4_1'], 40: ['NVFP4'], 4: [], 250: [] },
+  };
+  for (const [id, expected] of Object.entries(names)) expect([id, typeNames(Number(id))]).toEqual([id, expected]);
+  const types = [...Array(43).keys()].flatMap(typeNames);
+  const read = 'F32,F16,Q4_0,Q8_0,Q6_K,BF16,TQ1_0,TQ2_0,I2_S,TL1,TL2';
+  expect(types.filter((type) => layoutOf(type) !== undefined).join()).toBe(read);
+  expect(() => requireLayout('MXFP4', "m.gguf: tensor 'x'")).toThrow(
+    "m.gguf: tensor 'x': type MXFP4; this build reads F32, F16, BF16, Q8_0, Q6_K, Q4_0, I2_S, TL1, TL2, TQ1_0, TQ2_0",
   );
   expect(() => decode('F32', new Uint8Array(5), [1], 'x')).toThrow(/x: 5 bytes, expected 4 for \[1\] \(F32\)/);
   expect(decode('F16', Uint8Array.of(0, 0x3c), [1], 'x')).toEqual(Float32Array.of(1));
@@ -119,11 +123,12 @@ const packed = new Uint8Array(readFileSync(golden('i2_s_128x256_scale0.5.packed'
 
 test('I2_S against a golden of bitnet.cpp', () => {
   const unpacked = i2s.unpack(packed, [256, 128], 'golden');
-  expect(unpacked.scale).toBe(0.5);
+  expect(unpacked.scales).toEqual(Float32Array.of(0.5));
   expect(unpacked.weights).toEqual(weights);
   const values = i2s.decode(packed, [256, 128], 'golden');
   expect(values.findIndex((v, i) => v !== weights[i] * 0.5)).toBe(-1);
-  expect(Buffer.compare(i2s.encode(weights, 0.5).subarray(0, 8196), packed.subarray(0, 8196))).toBe(0);
+  const again = i2s.encode(unpacked, [256, 128]);
+  expect(Buffer.compare(again.subarray(0, 8196), packed.subarray(0, 8196))).toBe(0);
 });
 
 test('I2_S round trip', () => {
@@ -133,8 +138,9 @@ test('I2_S round trip', () => {
       fc.array(block, { minLength: 1, maxLength: 4 }),
       fc.float({ min: 2 ** -20, max: 8, noNaN: true }),
       (blocks, scale) => {
-        const w = Int8Array.from(blocks.flat());
-        expect(i2s.unpack(i2s.encode(w, scale), [128, blocks.length], 'x')).toEqual({ weights: w, scale });
+        const ternary = { weights: Int8Array.from(blocks.flat()), scales: Float32Array.of(scale) };
+        const dims = [128, blocks.length];
+        expect(i2s.unpack(i2s.encode(ternary, dims), dims, 'x')).toEqual(ternary);
       },
     ),
     { numRuns: 50 },
@@ -167,11 +173,9 @@ test('I2_S refuses scales that are not finite and above 0', () => {
     const bad = packed.slice();
     new DataView(bad.buffer).setFloat32(8192, scale, true);
     expect(() => i2s.decode(bad, [256, 128], 'x')).toThrow(/x: scale .*, expected a finite number above 0/);
-    expect(() => i2s.encode(weights, scale)).toThrow(/scale/);
+    expect(() => i2s.encode({ weights, scales: Float32Array.of(scale) }, [256, 128])).toThrow(/scale/);
   }
-  expect(() => i2s.readScale(new Uint8Array(32), 'x', 77)).toThrow(expect.objectContaining({ offset: 77 }));
-  expect(() => i2s.encode(new Int8Array(100), 1)).toThrow(/100 weights/);
-  expect(() => i2s.encode(new Int8Array(128).fill(2, 5, 6), 1)).toThrow(/weight 5 is 2/);
+  expect(() => readScale('I2_S', new Uint8Array(32), 'x', 77)).toThrow(expect.objectContaining({ offset: 77 }));
 });
 
 /** Packed bytes with 1.5 as f16 scale of each block, all else 0 but `set`. */
