@@ -37,7 +37,9 @@ export async function planFromCheckpoint(folder: Folder, type: MatrixType): Prom
     const metadata = modelMetadata(model, /([^/\\]*)[/\\]*$/.exec(name)?.[1] || folder.name);
     if (isEmbedding) metadata.set(`${architecture}.pooling_type`, { type: 'u32', value: await poolingType(folder) });
     if (window !== undefined && window < contextLength) {
-      notes.push(`attention of some layers ends after ${window} positions: readers without sliding windows differ from there`);
+      notes.push(
+        `attention of some layers ends after ${window} positions: readers without sliding windows differ from there`,
+      );
     }
     const vocabulary = await readVocabulary(folder, config, vocab, isEmbedding);
     for (const [key, value] of vocabulary.metadata) metadata.set(key, value);
@@ -52,7 +54,9 @@ const isTied = (config: HfConfig, model: HfModel) => (config.tie_word_embeddings
 
 function checkHead(config: HfConfig, model: HfModel, found: ReadonlyMap<string, unknown>, where: string): void {
   if (model.hasSubNorm && found.has('lm_head.weight') && !isTied(config, model)) {
-    throw new ConvertError(`${where}: lm_head.weight and tie_word_embeddings false, expected the embedding as head (BitNet)`);
+    throw new ConvertError(
+      `${where}: lm_head.weight and tie_word_embeddings false, expected the embedding as head (BitNet)`,
+    );
   }
 }
 
@@ -130,7 +134,7 @@ function takeTensors(
     }
     used.add(name);
     used.add(name.replace(/weight$/, 'weight_scale'));
-    return inputOf(tensor, name, found.get(name) as CheckpointTensor, model, weights);
+    return inputOf(tensor, name, found.get(name) as CheckpointTensor, weights);
   });
   const strange = [...found.keys()].filter((name) => !used.has(name) && !name.endsWith('rotary_emb.inv_freq'));
   if (strange.length > 0) {
@@ -144,7 +148,6 @@ function inputOf(
   { name, shape, interleavedHeads, plus }: HfTensor,
   hfName: string,
   tensor: CheckpointTensor,
-  model: HfModel,
   weights: Weights,
 ): InputTensor {
   const { file, at, bytes, dtype } = tensor;
@@ -157,6 +160,7 @@ function inputOf(
   }
   const common = {
     ...{ name, where, dims: [...shape].reverse(), file, at, bytes, plus },
+    kept: shape.length === 1 ? ('F32' as const) : ('F16' as const),
     order: interleavedHeads === undefined ? undefined : interleaved(shape[0], interleavedHeads),
   };
   if (isPacked) {
@@ -189,7 +193,16 @@ function constant(name: string, values: Float32Array): InputTensor {
   const bytes = new Uint8Array(values.slice().buffer);
   const read = async (at: number, dst: Uint8Array) => dst.set(bytes.subarray(at, at + dst.length));
   const file = { name, read };
-  return { name, where: `tensor '${name}'`, dims: [values.length], file, at: 0, bytes: bytes.length, type: 'F32' };
+  return {
+    name,
+    where: `tensor '${name}'`,
+    dims: [values.length],
+    file,
+    at: 0,
+    bytes: bytes.length,
+    type: 'F32',
+    kept: 'F32',
+  };
 }
 
 /** llama.cpp's numbers, by the settings of sentence-transformers; without them the last token, which these models train. */

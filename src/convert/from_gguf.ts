@@ -1,6 +1,7 @@
 // GGUF -> GGUF: every key and tensor is kept; what has to change for the engine that is to open the file, is.
-import { readHeader, type TensorInfo } from '../gguf/header.ts';
+import { type GgufHeader, readHeader, type TensorInfo } from '../gguf/header.ts';
 import type { Source } from '../gguf/source.ts';
+import { isTiled, type TilesOption, tilesOf } from '../gguf/tiles.ts';
 import { type TypedValue, typedMetadata } from '../gguf/writer.ts';
 import { ConvertError } from './error.ts';
 import type { InputTensor } from './input.ts';
@@ -14,9 +15,10 @@ const VOCAB_2B_4T = 128_256;
 
 /**
  * @param type of the matrices that are to be written: it decides which engine opens the file
+ * @param layout tiles of TL1 and TL2 tensors, where the file does not tell them
  * @throws GgufError on a file that is not a well-formed one, ConvertError on one without an architecture
  */
-export async function planFromGguf(source: Source, type: MatrixType): Promise<Plan> {
+export async function planFromGguf(source: Source, type: MatrixType, layout?: TilesOption): Promise<Plan> {
   const header = await readHeader(source);
   const metadata = typedMetadata(header);
   const notes = [...header.warnings];
@@ -39,12 +41,19 @@ export async function planFromGguf(source: Source, type: MatrixType): Promise<Pl
       notes.push(`output.weight left out: ${architecture} models use token_embd.weight as head`);
     }
   }
-  const input = tensors.filter(({ name }) => !skipped.has(name)).map((info) => inputOf(info, source));
+  const input = tensors.filter(({ name }) => !skipped.has(name)).map((info) => inputOf(info, source, header, layout));
   return { metadata, tensors: input, notes, close: async () => {} };
 }
 
-function inputOf({ name, type, typeId, dims, at, bytes }: TensorInfo, source: Source): InputTensor {
-  return { name, where: `${source.name}: tensor '${name}'`, dims, file: source, at, bytes, type, typeId };
+function inputOf(
+  { name, type, dims, at, bytes }: TensorInfo,
+  source: Source,
+  header: GgufHeader,
+  layout: TilesOption | undefined,
+): InputTensor {
+  const where = `${source.name}: tensor '${name}'`;
+  const tiles = isTiled(type) ? tilesOf(type, dims, header.metadata, where, layout).tiles : undefined;
+  return { name, where, dims, file: source, at, bytes, type, kept: type, tiles };
 }
 
 /** What the engine that opens files of this type calls the architecture. */

@@ -1,9 +1,9 @@
 // A tensor of either kind of input under its GGUF name, and how its numbers are read.
-import { type ReadType, requireLayout, type TensorType } from '../gguf/layouts.ts';
 import type { Ternary, Tiles } from '../gguf/layouts/ternary.ts';
-import { TERNARY_LAYOUTS, isTernary } from './types.ts';
+import { requireLayout, TERNARY, type TensorType } from '../gguf/layouts.ts';
 import { ConvertError } from './error.ts';
 import { asTernary, type Floats, quantize } from './quantize.ts';
+import { isTernary } from './types.ts';
 
 /** Bytes that are read by ranges. */
 export interface InputFile {
@@ -23,8 +23,8 @@ export interface InputTensor {
   readonly bytes: number;
   /** 'packed' is the ternary form of Hugging Face checkpoints, which lies in `scale` too. */
   readonly type: TensorType | 'packed';
-  /** Of a type that is only listed. */
-  readonly typeId?: number;
+  /** What it is written as where nothing else is asked for. */
+  readonly kept: TensorType;
   /** Of 'packed' weights. */
   readonly scale?: number;
   /** Of TL1 and TL2. */
@@ -79,7 +79,7 @@ export async function readTernary(t: InputTensor, rounding: Rounding): Promise<T
   const bytes = new Uint8Array(t.bytes);
   await t.file.read(t.at, bytes);
   if (t.type === 'packed') return unpackHuggingFace(bytes, t);
-  if (isTernary(t.type)) return TERNARY_LAYOUTS[t.type].unpack(bytes, t.dims, t.where, t.tiles);
+  if (isTernary(t.type)) return TERNARY[t.type].unpack(bytes, t.dims, t.where, t.tiles);
   const floats = floatsOf(t, bytes);
   const exact = asTernary(floats);
   if (exact !== undefined) return exact;
@@ -94,7 +94,7 @@ function floatsOf(t: InputTensor, bytes: Uint8Array): Floats {
   const rows = rowsOf(t);
   const rowBytes = bytes.length / rows;
   const { order } = t;
-  const layout = requireLayout(t.type as ReadType, t.where);
+  const layout = requireLayout(t.type as TensorType, t.where);
   return {
     rows,
     cols,

@@ -4,11 +4,11 @@ import * as f32 from '../gguf/layouts/f32.ts';
 import * as q6k from '../gguf/layouts/q6_k.ts';
 import * as q80 from '../gguf/layouts/q8_0.ts';
 import type { Ternary, Tiles } from '../gguf/layouts/ternary.ts';
-import { layoutOf, type TensorType } from '../gguf/layouts.ts';
+import { TERNARY, type TensorType, type TernaryType } from '../gguf/layouts.ts';
 import { headerBytes, type TypedValue } from '../gguf/writer.ts';
 import { ConvertError } from './error.ts';
 import { hasRows, type InputTensor, type Rounding, readRows, readTernary, rowsOf } from './input.ts';
-import { isTernary, MATRIX, TERNARY_LAYOUTS, type TernaryType } from './types.ts';
+import { isTernary, MATRIX } from './types.ts';
 
 /** Where a file is written to. Writes come in the order of the file, without gaps. */
 export interface Sink {
@@ -62,10 +62,7 @@ export async function writeTensors(
   tensors: readonly OutputTensor[],
   options: WriteOptions,
 ): Promise<Written> {
-  const shapes = tensors.map(({ type, input: { name, dims, bytes, typeId } }) => {
-    const listed = layoutOf(type) === undefined && typeId !== undefined; // copied as it is
-    return { name, type, dims, ...(listed && { layout: { id: typeId, rowMultiple: 1, sizeBytes: () => bytes } }) };
-  });
+  const shapes = tensors.map(({ type, input: { name, dims } }) => ({ name, type, dims }));
   const header = headerBytes(metadata, shapes);
   const totalBytes = tensors.reduce((sum, { input }) => sum + input.bytes, 0);
   let doneBytes = 0;
@@ -87,7 +84,8 @@ export async function writeTensors(
     if (ternary !== undefined) {
       noteScales(type, ternary, rounded);
       if (isTernary(type)) await write(encodeTernary(type, ternary, input, tiles));
-      else await writePieces(write, report, type, input, async (first, count) => scaledRows(ternary, input, first, count));
+      else
+        await writePieces(write, report, type, input, async (first, count) => scaledRows(ternary, input, first, count));
     } else if (type === input.type && input.plus === undefined && input.order === undefined) {
       await copy(write, report, input);
     } else await writePieces(write, report, type, input, (first, count) => readRows(input, first, count));
@@ -100,14 +98,15 @@ export async function writeTensors(
 
 /** The weights of a tensor that is ternary on one of its two sides, else undefined. */
 async function ternaryOf(type: TensorType, input: InputTensor, rounding: Rounding): Promise<Ternary | undefined> {
-  const isMatrix = isTernary(type) || !hasRows(input) || input.isMaster || (rounding.quantize && MATRIX.test(input.name));
+  const isMatrix =
+    isTernary(type) || !hasRows(input) || input.isMaster || (rounding.quantize && MATRIX.test(input.name));
   return isMatrix ? readTernary(input, rounding) : undefined;
 }
 
 function encodeTernary(type: TernaryType, ternary: Ternary, input: InputTensor, tiles: Tiles | undefined): Uint8Array {
   const fitting = type === 'TQ1_0' || type === 'TQ2_0' ? ternary : withOneScale(ternary, input.where, type);
   try {
-    return TERNARY_LAYOUTS[type].encode(fitting, input.dims, tiles);
+    return TERNARY[type].encode(fitting, input.dims, tiles);
   } catch (cause) {
     // The layout knows no name.
     throw new ConvertError(`${input.where}: ${(cause as Error).message}`, { cause });

@@ -45,7 +45,9 @@ export function readSentencePieces(bytes: Uint8Array, where: string): SentencePi
       }
       if (token === undefined || token === '') throw new ConvertError(`${where}: piece ${tokens.length} has no text`);
       if (!(type >= 1 && type <= 6) || !Number.isFinite(score)) {
-        throw new ConvertError(`${where}: piece ${tokens.length}: type ${type}, score ${score}, expected 1 to 6 and finite`);
+        throw new ConvertError(
+          `${where}: piece ${tokens.length}: type ${type}, score ${score}, expected 1 to 6 and finite`,
+        );
       }
       tokens.push(token);
       scores.push(score);

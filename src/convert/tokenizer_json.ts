@@ -18,6 +18,8 @@ export interface TokenizerFile {
   /** Ids that the template puts before and behind a text. */
   readonly before: number | undefined;
   readonly behind: number | undefined;
+  /** Whether there is a template that says so. */
+  readonly hasTemplate: boolean;
 }
 
 export interface AddedToken {
@@ -28,7 +30,8 @@ export interface AddedToken {
 
 type Json = Readonly<Record<string, unknown>>;
 
-const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value);
+const isObject = (value: unknown): value is Json =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /** By the expression that cuts a text into words, the name under which llama.cpp has it. */
 const PRE_TOKENIZERS: ReadonlyMap<string, string> = new Map([
@@ -62,14 +65,16 @@ export function readTokenizerJson(json: Json, where: string): TokenizerFile {
   for (const [text, id] of Object.entries(model.vocab)) {
     const isByte = !isByteLevel && /^<0x[0-9A-F]{2}>$/.test(text);
     const type = isByte ? TOKEN.byte : !isByteLevel && text === unknown ? TOKEN.unknown : TOKEN.normal;
-    const score = scores === undefined || isByte ? 0 : (scores.get(text) ?? ([...text].length === 1 ? 0 : -merges.length));
+    const score =
+      scores === undefined || isByte ? 0 : (scores.get(text) ?? ([...text].length === 1 ? 0 : -merges.length));
     put(tokens, id, { text, type, score }, where);
   }
   for (const added of readAdded(json.added_tokens, where)) {
     const isUnknown = !isByteLevel && added.content === unknown;
     tokens.set(added.id, { ...addedToken(added), ...(isUnknown && { type: TOKEN.unknown }) });
   }
-  const [before, behind] = templateEnds(json.post_processor);
+  const template = flat(json.post_processor, 'processors').find(({ type }) => type === 'TemplateProcessing');
+  const [before, behind] = templateEnds(template);
   return {
     model: isByteLevel ? 'gpt2' : 'llama',
     pre: isByteLevel ? preOf(steps, where) : undefined,
@@ -78,6 +83,7 @@ export function readTokenizerJson(json: Json, where: string): TokenizerFile {
     addsPrefix: addsPrefix(steps, flat(json.normalizer, 'normalizers')),
     before,
     behind,
+    hasTemplate: template !== undefined,
   };
 }
 
@@ -126,7 +132,8 @@ export function readAdded(value: unknown, where: string): AddedToken[] {
 
 /** Control, or found by its text, which has plain blanks. Some files do not mark what is plainly a control token. */
 export function addedToken({ content, special }: AddedToken): { text: string; type: number; score: number } {
-  const looksSpecial = /^<\|.*\|>$/s.test(content) || /^<unused.*>$/s.test(content) || ['<pad>', '<mask>'].includes(content);
+  const looksSpecial =
+    /^<\|.*\|>$/s.test(content) || /^<unused.*>$/s.test(content) || ['<pad>', '<mask>'].includes(content);
   if (special || looksSpecial) return { text: content, type: TOKEN.control, score: ADDED_SCORE };
   return { text: content.replaceAll('▁', ' '), type: TOKEN.userDefined, score: ADDED_SCORE };
 }
@@ -137,9 +144,13 @@ function preOf(steps: readonly Json[], where: string): string {
   const [{ type, pattern, behavior, invert } = {} as Json] = splits;
   const regex = isObject(pattern) ? (pattern.Regex ?? pattern.String) : undefined;
   const pre = PRE_TOKENIZERS.get(String(regex));
-  if (splits.length === 1 && type === 'Split' && behavior === 'Isolated' && invert !== true && pre !== undefined) return pre;
-  const got = splits.length === 1 && regex !== undefined ? `expression ${JSON.stringify(regex)}` : JSON.stringify(splits);
-  throw new ConvertError(`${where}: pre_tokenizer: ${got}, expected the one of ${[...PRE_TOKENIZERS.values()].join(', ')} or gpt-2`);
+  if (splits.length === 1 && type === 'Split' && behavior === 'Isolated' && invert !== true && pre !== undefined)
+    return pre;
+  const got =
+    splits.length === 1 && regex !== undefined ? `expression ${JSON.stringify(regex)}` : JSON.stringify(splits);
+  throw new ConvertError(
+    `${where}: pre_tokenizer: ${got}, expected the one of ${[...PRE_TOKENIZERS.values()].join(', ')} or gpt-2`,
+  );
 }
 
 function addsPrefix(steps: readonly Json[], normalizers: readonly Json[]): boolean {
@@ -150,8 +161,7 @@ function addsPrefix(steps: readonly Json[], normalizers: readonly Json[]): boole
 }
 
 /** First and last id of the template for a single text, where those are special tokens. */
-function templateEnds(processor: unknown): [number | undefined, number | undefined] {
-  const template = flat(processor, 'processors').find(({ type }) => type === 'TemplateProcessing');
+function templateEnds(template: Json | undefined): [number | undefined, number | undefined] {
   const single = template?.single;
   const special = template?.special_tokens;
   if (!Array.isArray(single) || !isObject(special)) return [undefined, undefined];

@@ -1,29 +1,7 @@
-import * as i2s from '../gguf/layouts/i2_s.ts';
-import type { Ternary, Tiles } from '../gguf/layouts/ternary.ts';
-import * as tl1 from '../gguf/layouts/tl1.ts';
-import * as tl2 from '../gguf/layouts/tl2.ts';
-import * as tq10 from '../gguf/layouts/tq1_0.ts';
-import * as tq20 from '../gguf/layouts/tq2_0.ts';
-
-export interface TernaryLayout {
-  /** Row length (ne0) must be a multiple of this. */
-  readonly rowMultiple: number;
-  unpack(packed: Uint8Array, dims: readonly number[], where: string, tiles?: Tiles): Ternary;
-  encode(ternary: Ternary, dims: readonly number[], tiles?: Tiles): Uint8Array;
-}
-
-export type TernaryType = 'I2_S' | 'TL1' | 'TL2' | 'TQ1_0' | 'TQ2_0';
-
-export const TERNARY_LAYOUTS: Readonly<Record<TernaryType, TernaryLayout>> = {
-  I2_S: i2s,
-  TL1: tl1,
-  TL2: tl2,
-  TQ1_0: tq10,
-  TQ2_0: tq20,
-};
+import { TERNARY, type TernaryType } from '../gguf/layouts.ts';
 
 export function isTernary(type: string): type is TernaryType {
-  return Object.hasOwn(TERNARY_LAYOUTS, type);
+  return Object.hasOwn(TERNARY, type);
 }
 
 /** What matrices are written as. */
@@ -45,5 +23,5 @@ export const FILE_TYPES: Readonly<Record<MatrixType, number>> = {
 export const isForkType = (type: MatrixType): boolean => type === 'I2_S' || type === 'TL1' || type === 'TL2';
 
 /** The seven matrices of a layer, by GGUF name. */
-export const MATRIX = /^blk\.\d+\.(attn_(q|k|v|output)|ffn_(gate|up|down))\.weight$/;
-export const TABLE = /^(token_embd|output)\.weight$/;
+export const MATRIX: RegExp = /^blk\.\d+\.(attn_(q|k|v|output)|ffn_(gate|up|down))\.weight$/;
+export const TABLE: RegExp = /^(token_embd|output)\.weight$/;

@@ -48,16 +48,19 @@ export async function readVocabulary(
     if (text === null) return [];
     const content = typeof text === 'object' && text !== undefined ? (text as HfConfig).content : text;
     const id = typeof content === 'string' ? ids.get(content) : undefined;
-    return [id, generation[key], config[key]].flat().filter((n): n is number => typeof n === 'number' && n >= 0 && n < vocab);
+    return [id, generation[key], config[key]]
+      .flat()
+      .filter((n): n is number => typeof n === 'number' && n >= 0 && n < vocab);
   };
   const flag = (name: string) => (typeof settings[name] === 'boolean' ? settings[name] : undefined);
-  const addBos = flag('add_bos_token') ?? (file.before !== undefined || (file.model === 'llama' && !('post' in file)));
+  const addBos = flag('add_bos_token') ?? (file.before !== undefined || (file.model === 'llama' && !file.hasTemplate));
   const addEos = isEmbedding || (flag('add_eos_token') ?? file.behind !== undefined);
   // What is appended must be the end token: for the published embedding models tokenizer_config.json names another.
   const appended = addEos ? (file.behind ?? (isEmbedding ? ids.get('<|endoftext|>') : undefined)) : undefined;
   const [bos] = [...(file.before === undefined ? [] : [file.before]), ...candidates('bos')];
   const [eos, eot] = new Set([...(appended === undefined ? [] : [appended]), ...candidates('eos')]);
-  const u32 = (value: number | undefined): TypedValue | undefined => value === undefined ? undefined : { type: 'u32', value };
+  const u32 = (value: number | undefined): TypedValue | undefined =>
+    value === undefined ? undefined : { type: 'u32', value };
   set('bos_token_id', u32(bos));
   set('eos_token_id', u32(eos));
   set('eot_token_id', u32(eot));
@@ -95,8 +98,8 @@ async function readTokenizer(folder: Folder, settings: HfConfig): Promise<Tokeni
     for (const [id, token] of file.tokens) if (id >= pieces.tokens.length && !tokens.has(id)) tokens.set(id, token);
   }
   const prefix = typeof settings.add_prefix_space === 'boolean' ? settings.add_prefix_space : pieces.addsPrefix;
-  const { before, behind } = file ?? {};
-  return { model: 'llama', pre: undefined, tokens, merges: [], addsPrefix: prefix, before, behind };
+  const { before, behind, hasTemplate = false } = file ?? {};
+  return { model: 'llama', pre: undefined, tokens, merges: [], addsPrefix: prefix, before, behind, hasTemplate };
 }
 
 function putTokens(

@@ -79,7 +79,9 @@ async function readIndex(folder: Folder): Promise<Map<string, string> | undefine
     // A name that leads out of the folder must not be followed.
     if (typeof shard !== 'string' || !/^[^/\\:]+\.safetensors$/.test(shard) || shard.startsWith('.')) {
       const got = JSON.stringify(shard);
-      throw new SafetensorsError(`${where}: tensor '${name}': file ${got}, expected the plain name of a .safetensors file`);
+      throw new SafetensorsError(
+        `${where}: tensor '${name}': file ${got}, expected the plain name of a .safetensors file`,
+      );
     }
   }
   return new Map(entries as [string, string][]);
@@ -100,7 +102,9 @@ export async function readJson(
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new SafetensorsError(`${folder.name}: ${name} is not JSON (${(cause as Error).message})`, undefined, { cause });
+    throw new SafetensorsError(`${folder.name}: ${name} is not JSON (${(cause as Error).message})`, undefined, {
+      cause,
+    });
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw new SafetensorsError(`${folder.name}: ${name}: expected a JSON object`);
