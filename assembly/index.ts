@@ -7,7 +7,7 @@ export {
   linearScratchBytes, runProgram, serve, start, stop,
 } from './program';
 export { attentionScratchBytes } from './kernels/attention';
-export { BF16, F16, F32, I2_S, Q6_K, Q8_0, preparedBytes } from './kernels/prepare';
+export { BF16, F16, F32, I2_S, Q4_0, Q6_K, Q8_0, preparedBytes } from './kernels/prepare';
 export { GELU, RELU2, SILU } from './kernels/glu';
 export { HEAP, sample, sampleScratchBytes } from './kernels/sample';
 export { screenBytes } from './kernels/screen';

@@ -10,6 +10,7 @@ export const BF16: i32 = 2;
 export const F32: i32 = 3;
 export const Q8_0: i32 = 4;
 export const Q6_K: i32 = 5;
+export const Q4_0: i32 = 10;
 
 /** Bytes of one prepared row of `dim` numbers: 64 for scale and sum, then the numbers, padded to 64. */
 // @ts-ignore: decorator

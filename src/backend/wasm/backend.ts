@@ -93,6 +93,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     f32: kernels.F32.value,
     q8_0: kernels.Q8_0.value,
     q6_k: kernels.Q6_K.value,
+    q4_0: kernels.Q4_0.value,
   };
 
   const activationCode: Record<Activation, number> = { relu2: code.RELU2, silu: code.SILU, gelu: code.GELU };
