@@ -11,8 +11,8 @@ import * as i2s from '../dist/gguf/layouts/i2_s.js';
 import { decode } from '../dist/gguf/layouts.js';
 import { openSource } from '../dist/gguf/source.js';
 import type { GgufValue } from '../dist/gguf/value.js';
-import { headerBytes, type TypedMetadata, type TypedValue, writeGguf } from '../dist/gguf/writer.js';
-import { packedTensors, typedMetadata } from './rewrite.js';
+import { headerBytes, type TypedMetadata, type TypedValue, typedMetadata, writeGguf } from '../dist/gguf/writer.js';
+import { packedTensors } from './rewrite.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const golden = (name: string) => join(root, 'test/golden', name);
@@ -89,6 +89,7 @@ test('a valid file', async () => {
     version: 3,
     alignment: 32,
     metadata: new Map([['general.architecture', 'bitnet-b1.58']]),
+    metadataTypes: new Map([['general.architecture', { type: 'string', array: false }]]),
     tensors: new Map([
       ['a', { name: 'a', type: 'F32', typeId: 0, dims: [8], at: 160, bytes: 32 }],
       ['b', { name: 'b', type: 'I2_S', typeId: 36, dims: [128, 2], at: 192, bytes: 96 }],

@@ -173,6 +173,7 @@ const FLAG_OF: Readonly<Record<string, string>> = {
   seed: '--seed',
   stop: '--stop',
   threads: '--threads',
+  blockSize: '--block-size',
 };
 
 /** A message of the library with its options called by their flags. */

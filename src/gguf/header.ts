@@ -20,6 +20,8 @@ export interface GgufHeader {
   alignment: number;
   /** In file order. */
   metadata: Map<string, GgufValue>;
+  /** What each value of `metadata` is stored as, for a copy of the file. */
+  metadataTypes: Map<string, StoredType>;
   /** In file order. */
   tensors: Map<string, TensorInfo>;
   /** Byte of the file at which the data section starts. */
@@ -28,6 +30,12 @@ export interface GgufHeader {
   size: number;
   /** What is odd but harms nobody. */
   warnings: string[];
+}
+
+export interface StoredType {
+  /** Of the value, or of the elements of an array. */
+  type: ElementType;
+  array: boolean;
 }
 
 export interface TensorInfo {
@@ -81,6 +89,7 @@ export async function readHeader(source: Source, limits: Partial<Limits> = {}): 
 
   const warnings: string[] = [];
   const metadata = new Map<string, GgufValue>();
+  const metadataTypes = new Map<string, StoredType>();
   let alignment = DEFAULT_ALIGNMENT;
   for (let i = 0; i < keyCount; i++) {
     const key = await readKey(c, i);
@@ -90,13 +99,16 @@ export async function readHeader(source: Source, limits: Partial<Limits> = {}): 
     await fill(c, 4);
     need(c, 4, what);
     const type = valueType(c, what);
-    const value = type === 'array' ? await readArray(c, what, bounds) : await readScalar(c, type, what, bounds);
+    const array = type === 'array';
+    const element = array ? await readElementType(c, what) : type;
+    const value = array ? await readArray(c, element, what, bounds) : await readScalar(c, element, what, bounds);
     if (key === 'general.alignment') alignment = checkAlignment(c, type, value);
     if (c.replaced > replacedBefore) {
       const strings = c.replaced - replacedBefore;
       warnings.push(`${source.name}: ${what}: ${strings} not valid UTF-8, read with U+FFFD`);
     }
     metadata.set(key, value);
+    metadataTypes.set(key, { type: element, array });
   }
   if (typeof metadata.get('general.architecture') !== 'string') {
     warnings.push(`${source.name}: no string general.architecture; the file can be listed but not run`);
@@ -113,7 +125,7 @@ export async function readHeader(source: Source, limits: Partial<Limits> = {}): 
   }
   const dataAt = alignUp(position(c), alignment);
   const tensors = placeTensors(c, raw, dataAt, alignment, metadata, warnings);
-  return { version: 3, alignment, metadata, tensors, dataAt, size: source.size, warnings };
+  return { version: 3, alignment, metadata, metadataTypes, tensors, dataAt, size: source.size, warnings };
 }
 
 function checkMagic(c: Cursor): void {
@@ -214,11 +226,14 @@ function exact(value: bigint): number | bigint {
   return Number.isSafeInteger(Number(value)) ? Number(value) : value;
 }
 
-async function readArray(c: Cursor, what: string, bounds: Limits): Promise<GgufValue> {
-  await fill(c, 12);
+async function readElementType(c: Cursor, what: string): Promise<ElementType> {
+  await fill(c, 12); // and the array's length
   need(c, 12, what);
   const type = valueType(c, `${what}: element`);
-  if (type === 'array') fail(c, what, 'array of arrays, expected scalars or strings');
+  return type === 'array' ? fail(c, what, 'array of arrays, expected scalars or strings') : type;
+}
+
+async function readArray(c: Cursor, type: ElementType, what: string, bounds: Limits): Promise<GgufValue> {
   const n = count(c, `${what}: array length`, bounds.elements, VALUE_BYTES[type]);
   if (type === 'string') return readStrings(c, n, what, bounds);
   const bytes = n * VALUE_BYTES[type];

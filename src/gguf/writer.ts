@@ -1,5 +1,5 @@
 import { GgufError } from './error.ts';
-import { alignUp, DEFAULT_ALIGNMENT } from './header.ts';
+import { alignUp, DEFAULT_ALIGNMENT, type GgufHeader, type StoredType } from './header.ts';
 import { requireLayout, rowFault, type TensorType } from './layouts.ts';
 import { type ElementType, VALUE_BYTES, VALUE_TYPES } from './value.ts';
 
@@ -16,6 +16,16 @@ export type TypedValue =
 
 /** Keys in the order in which they are written; a Map serves. */
 export type TypedMetadata = Iterable<readonly [key: string, value: TypedValue]>;
+
+/** The metadata of a file that was read, with the types it is stored in. */
+export function typedMetadata({ metadata, metadataTypes }: GgufHeader): Map<string, TypedValue> {
+  return new Map(
+    [...metadata].map(([key, value]) => {
+      const { type, array } = metadataTypes.get(key) as StoredType;
+      return [key, (array ? { type: 'array', of: type, value } : { type, value }) as TypedValue];
+    }),
+  );
+}
 
 export interface TensorShape {
   name: string;
