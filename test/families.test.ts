@@ -101,7 +101,7 @@ describe.each([
   describe.each(RUNS)('$tier, $threads threads', (options) => {
     let model: Model;
     beforeAll(async () => {
-      model = await loadModel(await converted(name, type), options);
+      model = await loadModel(await converted(name, type), { ...options, kv: 'f32' });
     });
     afterAll(() => model.dispose());
 
