@@ -472,6 +472,14 @@ export function bitTile(tile: usize, p: usize, q: usize, cols: i32): usize {
   }
 }
 
+// ---- tables of 16 bytes (kernels/lookup.ts, kernels/repack_tl.ts) ----
+
+/** table[index] in each byte; indices are below 16, for which the relaxed lookup means the same everywhere. */
+// @ts-ignore: decorator
+@inline export function lookup(table: v128, index: v128): v128 {
+  return DOT == 0 ? i8x16.swizzle(table, index) : i8x16.relaxed_swizzle(table, index);
+}
+
 // ---- 7-bit codes of a screened head (kernels/screen.ts) ----
 //
 // Codes u8, in order. An activation is a whole number from -2032 to 2032; for each 32 k:

@@ -18,10 +18,12 @@ import { bitLinear, bitLinearScratchBytes, TILE_ROWS } from './kernels/bit_linea
 import { decodeRow } from './kernels/decode_row';
 import { denseLinear } from './kernels/dense_linear';
 import { glu } from './kernels/glu';
-import { F16, I2_S, prepareRow, preparedBytes } from './kernels/prepare';
+import { F16, I2_S, paddedCols, prepareRow, preparedBytes } from './kernels/prepare';
+import { checkNibbles, REPACK_BYTES, repackRows, repackScale } from './kernels/repack_tl';
 import { ropeHead, storeHead } from './kernels/rope';
 import { HEAP, sample } from './kernels/sample';
 import { buildScreen, prepareScreened, rescore, screenRowBytes, screenRows } from './kernels/screen';
+import { indexBytes, pairsAt, tailAt, tripleCols } from './kernels/tl';
 
 export const BARRIER: i32 = 1;
 export const EMBED: i32 = 2;
@@ -36,6 +38,8 @@ export const SCREEN_PREPARE: i32 = 10;
 export const SCREEN: i32 = 11;
 export const RESCORE: i32 = 12;
 export const CHECK_TERNARY: i32 = 13;
+export const CHECK_TL: i32 = 20;
+export const REPACK_TL: i32 = 21;
 
 const BARRIER_AT: usize = 2048;
 const START_AT: usize = 2112;
@@ -58,6 +62,8 @@ export function runProgram(list: usize, index: i32, threads: i32): void {
     else if (op == SCREEN) runScreen(list + 8, index, threads);
     else if (op == RESCORE) runRescore(list + 8, index, threads);
     else if (op == CHECK_TERNARY) runCheckTernary(list + 8, index, threads);
+    else if (op == CHECK_TL) runCheckTl(list + 8, index, threads);
+    else if (op == REPACK_TL) runRepackTl(list + 8, index, threads);
     else unreachable();
     list += <usize>load<i32>(list, 4) << 2;
   }
@@ -283,10 +289,44 @@ function runRescore(a: usize, index: i32, threads: i32): void {
 // [w, rows, cols, found]
 // `found` u32, all ones before: the least of what the threads find.
 function runCheckTernary(a: usize, index: i32, threads: i32): void {
-  const rows = arg(a, 1), rowBytes = arg(a, 2) >> 2;
+  const rows = arg(a, 1), rowBytes = paddedCols(arg(a, 2)) >> 2;
   const begin = <u32>(share(rows, index, threads) * rowBytes), end = <u32>(share(rows, index + 1, threads) * rowBytes);
-  const bad = checkTernary(<usize>arg(a, 0), begin, end);
-  const found = <usize>arg(a, 3);
+  tellFirst(<usize>arg(a, 3), checkTernary(<usize>arg(a, 0), begin, end));
+}
+
+// [weight type, w, rows, cols, tile cols, found]
+function runCheckTl(a: usize, index: i32, threads: i32): void {
+  const type = arg(a, 0), rows = arg(a, 2), cols = arg(a, 3);
+  const triples = tripleCols(type, cols, arg(a, 4)), pairs = pairsAt(rows, triples);
+  const padding = pairs + rows * ((cols - triples) >> 2);
+  checkShare(a, 0, indexBytes(rows, triples), 13, index, threads);
+  checkShare(a, pairs, padding, 8, index, threads);
+  checkShare(a, padding, tailAt(type, rows, cols), 0, index, threads);
+}
+
+// @ts-ignore: decorator
+@inline function checkShare(a: usize, from: i32, to: i32, most: i32, index: i32, threads: i32): void {
+  const begin = <u32>(from + share(to - from, index, threads)), end = <u32>(from + share(to - from, index + 1, threads));
+  tellFirst(<usize>arg(a, 5), checkNibbles(<usize>arg(a, 1), begin, end, most));
+}
+
+// [weight type, w, rows, cols, tile rows, tile cols, sub, to, scratch]
+// `scratch` has REPACK_BYTES a thread. Items are groups of 32 rows.
+function runRepackTl(a: usize, index: i32, threads: i32): void {
+  const type = arg(a, 0), rows = arg(a, 2), cols = arg(a, 3);
+  const w = <usize>arg(a, 1), to = <usize>arg(a, 7), rowBytes = <usize>(paddedCols(cols) >> 2);
+  const end = share(rows >> 5, index + 1, threads) << 5;
+  for (let row = share(rows >> 5, index, threads) << 5; row < end; row += 32) {
+    repackRows(
+      type, w, rows, cols, arg(a, 4), arg(a, 5), arg(a, 6), row, to + <usize>row * rowBytes, rowBytes,
+      <usize>(arg(a, 8) + index * REPACK_BYTES),
+    );
+  }
+  if (index == 0) repackScale(type, w, rows, cols, to);
+}
+
+/** The least of what the threads find goes to `found`. */
+function tellFirst(found: usize, bad: u32): void {
   for (let old = atomic.load<u32>(found); bad < old; ) {
     const seen = atomic.cmpxchg<u32>(found, old, bad);
     if (seen == old) return;

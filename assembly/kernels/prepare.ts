@@ -10,11 +10,19 @@ export const BF16: i32 = 2;
 export const F32: i32 = 3;
 export const Q8_0: i32 = 4;
 export const Q6_K: i32 = 5;
+export const TL1: i32 = 6;
+export const TL2: i32 = 7;
+
+/** Columns of an I2_S row in memory: whole blocks of 128. */
+// @ts-ignore: decorator
+@inline export function paddedCols(cols: i32): i32 {
+  return (cols + 127) & ~127;
+}
 
 /** Bytes of one prepared row of `dim` numbers: 64 for scale and sum, then the numbers, padded to 64. */
 // @ts-ignore: decorator
 @inline export function preparedBytes(dim: i32, weightType: i32): i32 {
-  return 64 + ((dim * (weightType == I2_S ? ACTIVATION_BYTES : 4) + 63) & ~63);
+  return 64 + (weightType == I2_S ? paddedCols(dim) * ACTIVATION_BYTES : (4 * dim + 63) & ~63);
 }
 
 /**

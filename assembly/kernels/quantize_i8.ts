@@ -2,9 +2,10 @@ import { storeActivations } from '../dots';
 import { maxF32x4, sumI32x4 } from '../lanes';
 
 /**
- * Per-token int8: s = f32(127 / max(1e-5, max |h|)), q = round half to even(h * s). h f32 [dim], dim a multiple of 128.
+ * Per-token int8: s = f32(127 / max(1e-5, max |h|)), q = round half to even(h * s). h f32 [dim], dim a multiple of 16.
  *
- *   out   +0 f32 s   +4 i32 sum of q   +64 q, in the layout of the ternary dot (dots.ts), for tiles or for one row at a time
+ *   out   +0 f32 s   +4 i32 sum of q   +64 q, in the layout of the ternary dot (dots.ts), for tiles or for one row at a time,
+ *         and zeros up to whole blocks of 128
  */
 export function quantizeI8(h: usize, dim: i32, out: usize, tiles: bool): void {
   const end = h + (<usize>dim << 2);
@@ -19,6 +20,8 @@ export function quantizeI8(h: usize, dim: i32, out: usize, tiles: bool): void {
     sum = i32x4.add(sum, i32x4.add(i32x4.add(a, b), i32x4.add(c, d)));
     storeActivations(out + 64, k, i16x8.narrow_i32x4_s(a, b), i16x8.narrow_i32x4_s(c, d), tiles);
   }
+  const zero = i16x8.splat(0);
+  for (let k = dim; k & 127; k += 16) storeActivations(out + 64, k, zero, zero, tiles);
   store<f32>(out, s);
   store<i32>(out, sumI32x4(sum), 4);
 }

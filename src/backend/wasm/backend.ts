@@ -38,7 +38,7 @@ interface WasmProgram extends Program {
 /** Commands of a program, and activations, as assembly/ exports them. */
 const CODES = [
   ...(['BARRIER', 'EMBED', 'PREPARE', 'LINEAR', 'GLU', 'ROPE', 'ATTENTION', 'SAMPLE'] as const),
-  ...(['SCREEN_BUILD', 'SCREEN_PREPARE', 'SCREEN', 'RESCORE', 'CHECK_TERNARY', 'RELU2', 'SILU'] as const),
+  ...(['SCREEN_BUILD', 'SCREEN_PREPARE', 'SCREEN', 'RESCORE', 'CHECK_TERNARY', 'CHECK_TL', 'REPACK_TL', 'RELU2', 'SILU'] as const),
 ];
 type Code = (typeof CODES)[number];
 
@@ -47,6 +47,9 @@ const FILL_BYTES = 8 << 20;
 
 /** Rows of a head that are encoded in one command; some milliseconds. */
 const BUILD_ROWS = 1024;
+
+/** Of a matrix that has none: as arguments of a command. */
+const NO_TILES = { rows: 0, cols: 0, sub: 0 };
 
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
 
@@ -80,6 +83,8 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     f32: kernels.F32.value,
     q8_0: kernels.Q8_0.value,
     q6_k: kernels.Q6_K.value,
+    tl1: kernels.TL1.value,
+    tl2: kernels.TL2.value,
   };
 
   let words: number[] | undefined;
@@ -160,6 +165,12 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     }
   }
 
+  /** Of `repack`, from its first call on. */
+  let repackScratch: WasmTensor | undefined;
+  const checkTl = ({ type, tensor, rows, cols, tiles = NO_TILES }: Matrix<WasmTensor>, found: number) =>
+    command(code.CHECK_TL, weightCode[type], tensor.at, rows, cols, tiles.cols, found);
+  const tilesOf = ({ tiles = NO_TILES }: Matrix<WasmTensor>) => [tiles.rows, tiles.cols, tiles.sub];
+
   const ops: Ops<WasmTensor> = {
     embed({ rows, dim, type, staged, x }) {
       command(code.EMBED, rows, dim, weightCode[type], staged.at, x.at);
@@ -212,7 +223,18 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
       barrier();
     },
     checkTernary({ w, found, at }) {
-      command(code.CHECK_TERNARY, w.tensor.at, w.rows, w.cols, found.at + at);
+      if (w.type === 'i2_s') command(code.CHECK_TERNARY, w.tensor.at, w.rows, w.cols, found.at + at);
+      else checkTl(w, found.at + at);
+      barrier();
+    },
+    repack({ from, to, found, at }) {
+      repackScratch ??= memory.alloc(threads * kernels.REPACK_BYTES.value);
+      checkTl(from, found.at + at);
+      const { type, tensor, rows, cols } = from;
+      command(
+        code.REPACK_TL,
+        ...[weightCode[type], tensor.at, rows, cols, ...tilesOf(from), to.tensor.at, repackScratch.at],
+      );
       barrier();
     },
     buildScreen({ w, copy, scratch }) {
