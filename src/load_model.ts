@@ -1,15 +1,16 @@
-import type { Backend, KvType, Tensor } from './backend/backend.ts';
+import type { Activation, Backend, KvType, Tensor } from './backend/backend.ts';
 import { type WasmBackend, wasmBackend } from './backend/wasm/backend.ts';
 import type { WasmTensor } from './backend/wasm/memory.ts';
 import type { Tier } from './backend/wasm/tier.ts';
 import { type ChatMessage, createChat } from './chat.ts';
-import { createEngine } from './engine/engine.ts';
+import { createEngine, type Engine } from './engine/engine.ts';
+import { type EmbedOptions, embed, evaluate, type Perplexity, type PerplexityOptions, perplexity } from './evaluate.ts';
 import { type Completion, type GenerateOptions, generate, resolveOptions, type Token } from './generate.ts';
 import { GgufError } from './gguf/error.ts';
 import { readHeader } from './gguf/header.ts';
 import { openSource } from './gguf/source.ts';
-import { type Activation, type Config, readConfig } from './model/config.ts';
-import { createKvCache, type KvBlocks, type KvSequence, kvBlockBytes, kvBlocksOf } from './model/kv_cache.ts';
+import { type Config, readConfig } from './model/config.ts';
+import { createKvCache, type KvBlocks, kvBlockBytes, kvBlocksOf } from './model/kv_cache.ts';
 import { createStepper, type StepLimits, type Stepper } from './model/step.ts';
 import { type LoadedWeights, type LoadProgress, loadWeights } from './model/weights.ts';
 import { paramsBytes } from './sampler.ts';
@@ -98,6 +99,14 @@ export interface Model {
   detokenize(tokens: ArrayLike<number>, options?: { skipSpecial?: boolean }): string;
   /** Logits f32 [tokens][vocab], row i after token i; for evaluation. */
   logits(tokens: ArrayLike<number>, options?: LogitsOptions): Promise<Float32Array>;
+  /**
+   * Vectors f32 [dim] of length 1, whose products tell how near texts are: of an embedding model what it was trained to give.
+   * Several texts share forward passes.
+   */
+  embed(text: string, options?: EmbedOptions): Promise<Float32Array>;
+  embed(texts: readonly string[], options?: EmbedOptions): Promise<Float32Array[]>;
+  /** How well the model foretells a text, as llama.cpp measures it. */
+  perplexity(text: string, options?: PerplexityOptions): Promise<Perplexity>;
   /** Ends what runs, frees memory and threads; settles when they are gone. */
   dispose(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
@@ -143,13 +152,20 @@ export async function loadModel(
     if (contextSize > config.contextLength) {
       warnings.push(`contextSize ${contextSize} is more than the ${config.contextLength} positions of the training`);
     }
-    const limits = { maxRows: MAX_ROWS, maxOuts: parallel, paramsStride: paramsBytes(contextSize + 1) };
-    const { kv, stepper } = openStepper(backend, config, weights, kvType, contextSize, limits);
-    if (kv.blocks < kvBlocksOf(contextSize) * parallel) {
-      const positions = kv.blocks * kv.cache.blockSize;
-      warnings.push(`memory holds ${positions} positions in all, not ${contextSize} for each of ${parallel} sequences`);
+    let engine: Engine | undefined;
+    let kvBytes = 0;
+    if (config.headTensor !== undefined) {
+      const limits = { maxRows: MAX_ROWS, maxOuts: parallel, paramsStride: paramsBytes(contextSize + 1) };
+      const { kv, stepper } = openStepper(backend, config, weights, kvType, contextSize, limits);
+      if (kv.blocks < kvBlocksOf(contextSize) * parallel) {
+        const positions = kv.blocks * kv.cache.blockSize;
+        warnings.push(
+          `memory holds ${positions} positions in all, not ${contextSize} for each of ${parallel} sequences`,
+        );
+      }
+      engine = createEngine(stepper, kv);
+      kvBytes = kv.blocks * kvBlockBytes(config, kvType);
     }
-    const engine = createEngine(stepper, kv);
     const parameters = [...header.tensors.values()].reduce((sum, t) => sum + t.dims.reduce((a, b) => a * b, 1), 0);
     const info: ModelInfo = {
       name: config.name,
@@ -168,7 +184,7 @@ export async function loadModel(
       threads: backend.threads,
       fileBytes: source.size,
       memoryBytes: backend.memoryUsed().allocated,
-      kvBytes: kv.blocks * kvBlockBytes(config, kvType),
+      kvBytes,
       warnings,
     };
 
@@ -177,6 +193,7 @@ export async function loadModel(
       if (disposed !== undefined) throw new Error('the model was disposed');
     };
     const device: Backend<Tensor> & WasmBackend = backend;
+    const subject = { backend: device, config, weights };
 
     const isChat = (prompt: Prompt): prompt is readonly ChatMessage[] =>
       Array.isArray(prompt) && typeof prompt[0] === 'object';
@@ -209,13 +226,42 @@ export async function loadModel(
       return tokens;
     }
 
+    /** @throws Error where there are no logits */
+    function generator(what: string): Engine {
+      if (engine !== undefined) return engine;
+      throw new Error(`${what}: ${config.name} is an embedding model (${config.architecture}), without an output head`);
+    }
+
+    function embedTexts(text: string, embedOptions?: EmbedOptions): Promise<Float32Array>;
+    function embedTexts(texts: readonly string[], embedOptions?: EmbedOptions): Promise<Float32Array[]>;
+    async function embedTexts(
+      texts: string | readonly string[],
+      embedOptions: EmbedOptions = {},
+    ): Promise<Float32Array | Float32Array[]> {
+      live();
+      const all = typeof texts === 'string' ? [texts] : texts;
+      if (!Array.isArray(all) || all.some((text) => typeof text !== 'string')) {
+        throw new TypeError('embed: expected a text or an array of texts');
+      }
+      const tokens = all.map((text, i) => {
+        const ids = tokenizer.encode(text, { addSpecial: true });
+        if (ids.length > 0 && ids.length <= contextSize) return ids;
+        throw new RangeError(
+          `embed: text ${i} has ${ids.length} tokens, expected 1 to ${contextSize} (contextSize ${contextSize})`,
+        );
+      });
+      const vectors = await embed(subject, tokens, embedOptions, live);
+      return typeof texts === 'string' ? vectors[0] : vectors;
+    }
+
     const model: Model = {
       info,
       generate(prompt, generateOptions = {}) {
         live();
+        const generating = generator('generate');
         const resolved = resolveOptions(optionsOf(prompt, generateOptions), config.vocab, tokenizer.eogTokens);
         const tokens = checked(tokensOf(prompt, generateOptions.parseSpecial ?? false), contextSize);
-        return generate(engine, tokenizer, tokens, resolved);
+        return generate(generating, tokenizer, tokens, resolved);
       },
       async complete(prompt, { onToken, ...rest } = {}) {
         const tokens = model.generate(prompt, rest);
@@ -232,35 +278,33 @@ export async function loadModel(
         checkKv(type);
         count('batch', batch, MAX_OUTS);
         const { length } = checked(tokens, contextSize);
+        generator('logits');
         const result = new Float32Array(length * config.vocab);
-        const own = createKvCache(device, config, type, length, 1);
-        let one: Stepper | undefined;
-        try {
-          (own.open() as KvSequence).reserve(length);
-          one = createStepper(device, config, weights, own, { maxRows: batch, maxOuts: batch, paramsStride: 64 });
-          for (let from = 0; from < length; from += batch) {
+        await evaluate(subject, [tokens], {
+          kv: type,
+          rows: batch,
+          wanted: () => true,
+          onOut(_, at, logits) {
             live();
-            const rows = Math.min(batch, length - from);
-            for (let r = 0; r < rows; r++) {
-              one.tokens[r] = tokens[from + r];
-              one.pos[r] = from + r;
-              one.index[r] = r;
-            }
-            await one.run(rows, rows, false);
-            for (let r = 0; r < rows; r++) {
-              const at = (from + r) * config.vocab;
-              await one.readLogits(r, result.subarray(at, at + config.vocab));
-            }
-          }
-        } finally {
-          one?.dispose();
-          own.dispose();
-        }
+            result.set(logits, at * logits.length);
+          },
+        });
         return result;
+      },
+      embed: embedTexts,
+      async perplexity(text, perplexityOptions = {}) {
+        live();
+        generator('perplexity');
+        const most = Math.min(contextSize, perplexityOptions.contextSize ?? 512);
+        count('contextSize', perplexityOptions.contextSize ?? most, contextSize);
+        const tokens = tokenizer.encode(text, { addSpecial: true });
+        if (tokens.length < 2) throw new RangeError(`perplexity: ${tokens.length} tokens, expected at least 2`);
+        const bos = tokenizer.addBos ? tokenizer.bos : undefined;
+        return perplexity(subject, tokens, bos, { kv: kvType, ...perplexityOptions, contextSize: most }, live);
       },
       dispose() {
         disposed ??= (async () => {
-          await engine.close(new Error('the model was disposed'));
+          await engine?.close(new Error('the model was disposed'));
           await device.dispose();
           await source.close();
         })();

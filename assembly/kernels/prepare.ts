@@ -26,7 +26,8 @@ export const TL2: i32 = 7;
 }
 
 /**
- * RMSNorm(x) * weight, or x where `weight` is 0, in the form that a matmul with weights of `weightType` reads:
+ * RMSNorm(x) * weight, or x where `weight` is 0, then the same with `weight2`, in the form that a matmul with weights of
+ * `weightType` reads:
  *
  *   I2_S   as quantize_i8 leaves it, for `tiles` or not
  *   F16    +64 f32 [dim], rounded to f16, times F16_BIAS
@@ -35,9 +36,15 @@ export const TL2: i32 = 7;
  *
  * x f32 [dim]; h f32 [dim] is scratch.
  */
-export function prepareRow(x: usize, weight: usize, eps: f32, dim: i32, weightType: i32, tiles: bool, h: usize, out: usize): void {
+export function prepareRow(
+  x: usize, weight: usize, weight2: usize, eps: f32, dim: i32, weightType: i32, tiles: bool, h: usize, out: usize,
+): void {
   if (weight != 0) {
     rmsNorm(x, weight, eps, dim, h);
+    x = h;
+  }
+  if (weight2 != 0) {
+    rmsNorm(x, weight2, eps, dim, h);
     x = h;
   }
   const bytes = <usize>dim << 2;

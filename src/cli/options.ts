@@ -158,6 +158,8 @@ const unescaped = (text: string) =>
   text.replace(/\\([nt\\])/g, (_, letter) => ({ n: '\n', t: '\t', '\\': '\\' })[letter as 'n' | 't' | '\\']);
 
 const FLAG_OF: Readonly<Record<string, string>> = {
+  dimensions: '--dimensions',
+  pooling: '--pooling',
   contextSize: '--ctx-size',
   maxTokens: '--n-predict',
   temperature: '--temp',
