@@ -449,11 +449,11 @@ export function bitTile(tile: usize, p: usize, q: usize, cols: i32): usize {
 
 /**
  * Writes activations k (a multiple of 16) … k + 15, int16 lanes of a and b within int8, into the layout of this target, for
- * tiles or for one row at a time.
+ * tiles or for one row at a time, or `inOrder`, as int8.
  */
 // @ts-ignore: decorator
-@inline export function storeActivations(act: usize, k: i32, a: v128, b: v128, tiles: bool): void {
-  if (DOT != 0) {
+@inline export function storeActivations(act: usize, k: i32, a: v128, b: v128, tiles: bool, inOrder: bool): void {
+  if (DOT != 0 || inOrder) {
     v128.store(act + k, i8x16.narrow_i16x8_s(a, b));
     return;
   }

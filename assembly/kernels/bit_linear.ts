@@ -66,7 +66,8 @@ function linearByRow(
   }
 }
 
-function linearByTile(
+/** As `bitLinear`, of whole blocks of columns, with rows prepared for tiles. */
+export function linearByTile(
   w: usize, cols: i32, scale: f32, act: usize, batch: i32, y: usize, stride: i32, add: i32, begin: i32, end: i32, scratch: usize,
 ): void {
   const rowBytes = <usize>(cols >> 2), actBytes = <usize>preparedBytes(cols, I2_S);
