@@ -7,7 +7,7 @@ export {
   CHECK_TL, REPACK_TL, TABLES, linearScratchBytes, runProgram, serve, start, stop,
 } from './program';
 export { attentionScratchBytes } from './kernels/attention';
-export { BF16, F16, F32, I2_S, Q6_K, Q8_0, TL1, TL2, preparedBytes } from './kernels/prepare';
+export { BF16, F16, F32, I2_S, Q4_0, Q6_K, Q8_0, TL1, TL2, preparedBytes } from './kernels/prepare';
 export { LOOKUP_ROWS } from './kernels/lookup';
 export { REPACK_BYTES } from './kernels/repack_tl';
 export { GELU, RELU2, SILU } from './kernels/glu';

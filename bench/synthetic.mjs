@@ -4,9 +4,10 @@
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { f16Bits } from '../dist/gguf/layouts/f16.js';
-import { TAIL_BYTES } from '../dist/gguf/layouts/i2_s.js';
 import { blocks as q6k } from '../dist/gguf/layouts/q6_k.js';
 import { blocks as q80 } from '../dist/gguf/layouts/q8_0.js';
+import { TAIL_BYTES } from '../dist/gguf/layouts/ternary.js';
+import { blocks as tq2 } from '../dist/gguf/layouts/tq2_0.js';
 import { requireLayout } from '../dist/gguf/layouts.js';
 import { headerBytes } from '../dist/gguf/writer.js';
 
@@ -44,7 +45,7 @@ const TERNARY = Uint8Array.from({ length: 256 }, (_, i) => {
 /** Of each type, bytes that belong together and what fills a chunk of them. */
 const FILLS = {
   I2_S: [4, fillTernary],
-  TQ2_0: [66, fillBlocks],
+  TQ2_0: [tq2.bytes, fillBlocks],
   F16: [8, fillEmbedding],
   F32: [4, fillNorm],
   Q8_0: [q80.bytes, fillQ8],
@@ -62,12 +63,10 @@ const { values: options, positionals } = parseArgs({
     seed: { type: 'string', default: '1' },
   },
 });
-/** Blocks of 256 weights: 64 bytes of codes, then an f16 scale (ggml's block_tq2_0). */
-const TQ2_0 = { id: 35, rowMultiple: 256, sizeBytes: ([inputs, rows]) => (inputs * rows * 66) / 256 };
 /** llama.cpp knows the architecture by the name `bitnet`. */
 const TERNARY_TYPES = {
   i2_s: { type: 'I2_S', fileType: 40, arch: 'bitnet-b1.58' },
-  tq2_0: { type: 'TQ2_0', fileType: 37, arch: 'bitnet', layout: TQ2_0 },
+  tq2_0: { type: 'TQ2_0', fileType: 37, arch: 'bitnet' },
 };
 const shape = SHAPES[options.shape];
 const ternary = TERNARY_TYPES[options.type];
@@ -97,9 +96,7 @@ function write(path, name, shape, embedding, seed) {
 
 function tensorList({ layers, dim, ffnDim, heads, kvHeads, vocab }, embedding) {
   const kvDim = (dim / heads) * kvHeads;
-  const matrix = (name, inputs, rows) => ({
-    ...{ name, type: ternary.type, layout: ternary.layout, dims: [inputs, rows] },
-  });
+  const matrix = (name, inputs, rows) => ({ name, type: ternary.type, dims: [inputs, rows] });
   const norm = (name, length) => ({ name, type: 'F32', dims: [length] });
   const tensors = [{ name: 'token_embd.weight', type: embedding, dims: [dim, vocab] }];
   for (let layer = 0; layer < layers; layer++) {
@@ -191,8 +188,8 @@ function xorshift32(seed) {
   };
 }
 
-function writeTensor(file, { name, type, dims, layout }, at, end, random) {
-  const bytes = (layout ?? requireLayout(type, name)).sizeBytes(dims) - (type === 'I2_S' ? TAIL_BYTES : 0);
+function writeTensor(file, { name, type, dims }, at, end, random) {
+  const bytes = requireLayout(type, name).sizeBytes(dims) - (type === 'I2_S' ? TAIL_BYTES : 0);
   const [unit, fill] = FILLS[type];
   const most = CHUNK_BYTES - (CHUNK_BYTES % unit);
   for (let done = 0; done < bytes; done += most) {
@@ -221,9 +218,7 @@ function fillTernary(chunk, random) {
 
 function fillBlocks(chunk, random, [inputs]) {
   fillTernary(chunk, random);
-  const scale = 1 / Math.sqrt(inputs * 0.6);
-  const view = new DataView(chunk.buffer);
-  for (let at = 64; at < chunk.length; at += 66) view.setUint16(at, f16Bits(scale), true);
+  for (let at = 0; at < chunk.length; at += tq2.bytes) putF16(chunk, at + tq2.scaleAt, 1 / Math.sqrt(inputs * 0.6));
 }
 
 function fillEmbedding(chunk, random) {

@@ -101,10 +101,10 @@ export interface Model {
   logits(tokens: ArrayLike<number>, options?: LogitsOptions): Promise<Float32Array>;
   /**
    * Vectors f32 [dim] of length 1, whose products tell how near texts are: of an embedding model what it was trained to give.
-   * Several texts share forward passes.
+   * Several texts share forward passes; each is a text or its tokens.
    */
-  embed(text: string, options?: EmbedOptions): Promise<Float32Array>;
-  embed(texts: readonly string[], options?: EmbedOptions): Promise<Float32Array[]>;
+  embed(text: string | Int32Array, options?: EmbedOptions): Promise<Float32Array>;
+  embed(texts: readonly (string | ArrayLike<number>)[], options?: EmbedOptions): Promise<Float32Array[]>;
   /** How well the model foretells a text, as llama.cpp measures it. */
   perplexity(text: string, options?: PerplexityOptions): Promise<Perplexity>;
   /** Ends what runs, frees memory and threads; settles when they are gone. */
@@ -209,18 +209,18 @@ export async function loadModel(
       return { ...given, stop: '\nUser:' };
     }
 
-    function checked(tokens: ArrayLike<number>, most: number): ArrayLike<number> {
+    function checked(tokens: ArrayLike<number>, most: number, what = 'prompt'): ArrayLike<number> {
       if (typeof tokens !== 'object' || tokens === null || typeof tokens.length !== 'number') {
-        throw new TypeError(`prompt: got ${String(tokens)}, expected a text, messages or token ids`);
+        throw new TypeError(`${what}: got ${String(tokens)}, expected a text, messages or token ids`);
       }
-      if (tokens.length === 0) throw new RangeError('prompt: no tokens, expected at least one');
+      if (tokens.length === 0) throw new RangeError(`${what}: no tokens, expected at least one`);
       if (tokens.length > most) {
-        throw new RangeError(`prompt: ${tokens.length} tokens, expected at most ${most} (contextSize ${contextSize})`);
+        throw new RangeError(`${what}: ${tokens.length} tokens, expected at most ${most} (contextSize ${contextSize})`);
       }
       for (let i = 0; i < tokens.length; i++) {
         const id = tokens[i];
         if (!Number.isInteger(id) || id < 0 || id >= config.vocab) {
-          throw new RangeError(`prompt: token ${i} is ${id}, expected a whole number from 0 to ${config.vocab - 1}`);
+          throw new RangeError(`${what}: token ${i} is ${id}, expected a whole number from 0 to ${config.vocab - 1}`);
         }
       }
       return tokens;
@@ -232,26 +232,25 @@ export async function loadModel(
       throw new Error(`${what}: ${config.name} is an embedding model (${config.architecture}), without an output head`);
     }
 
-    function embedTexts(text: string, embedOptions?: EmbedOptions): Promise<Float32Array>;
-    function embedTexts(texts: readonly string[], embedOptions?: EmbedOptions): Promise<Float32Array[]>;
+    function embedTexts(text: string | Int32Array, embedOptions?: EmbedOptions): Promise<Float32Array>;
+    function embedTexts(
+      texts: readonly (string | ArrayLike<number>)[],
+      embedOptions?: EmbedOptions,
+    ): Promise<Float32Array[]>;
     async function embedTexts(
-      texts: string | readonly string[],
+      texts: string | Int32Array | readonly (string | ArrayLike<number>)[],
       embedOptions: EmbedOptions = {},
     ): Promise<Float32Array | Float32Array[]> {
       live();
-      const all = typeof texts === 'string' ? [texts] : texts;
-      if (!Array.isArray(all) || all.some((text) => typeof text !== 'string')) {
-        throw new TypeError('embed: expected a text or an array of texts');
-      }
+      const alone = typeof texts === 'string' || texts instanceof Int32Array;
+      const all = alone ? [texts] : texts;
+      if (!Array.isArray(all)) throw new TypeError('embed: expected a text, or an array of texts');
       const tokens = all.map((text, i) => {
-        const ids = tokenizer.encode(text, { addSpecial: true });
-        if (ids.length > 0 && ids.length <= contextSize) return ids;
-        throw new RangeError(
-          `embed: text ${i} has ${ids.length} tokens, expected 1 to ${contextSize} (contextSize ${contextSize})`,
-        );
+        const ids = typeof text === 'string' ? tokenizer.encode(text, { addSpecial: true }) : text;
+        return checked(ids, contextSize, `embed: text ${i}`);
       });
       const vectors = await embed(subject, tokens, embedOptions, live);
-      return typeof texts === 'string' ? vectors[0] : vectors;
+      return alone ? vectors[0] : vectors;
     }
 
     const model: Model = {

@@ -59,6 +59,8 @@ const SHAPES: [WeightType, number, number, number][] = [
   ['q8_0', 3, 96, 16],
   ['q8_0', 127, 384, 5],
   ['q8_0', 640, 2560, 2],
+  ['q4_0', 3, 96, 5],
+  ['q4_0', 127, 384, 1],
   ['q6_k', 1, 256, 1],
   ['q6_k', 3, 512, 16],
   ['q6_k', 127, 768, 5],
@@ -147,7 +149,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
 
     queueContract(() => backend);
 
-    for (const type of ['f16', 'bf16', 'f32', 'q8_0', 'q6_k'] as const) {
+    for (const type of ['f16', 'bf16', 'f32', 'q8_0', 'q6_k', 'q4_0'] as const) {
       const unit = type === 'q6_k' ? 256 : 32;
       for (const [rows, dim] of [
         [1, unit],
@@ -168,11 +170,12 @@ export function contract(name: string, open: () => Promise<Backend>): void {
 
     for (const [type, blockBytes, scaleAt] of [
       ['q8_0', 34, 0],
+      ['q4_0', 18, 0],
       ['q6_k', 210, 208],
     ] as const) {
       testCase(`embed ${type}, codes and scales of every sign`, async (r, op) => {
         const [rows, dim] = [5, 512];
-        const bytes = Uint8Array.from({ length: rows * (type === 'q8_0' ? 16 : 2) * blockBytes }, () => r.below(256));
+        const bytes = Uint8Array.from({ length: rows * (type === 'q6_k' ? 2 : 16) * blockBytes }, () => r.below(256));
         // Clear of the exponents of infinity and NaN.
         for (let at = scaleAt + 1; at < bytes.length; at += blockBytes) bytes[at] &= 0xbf;
         await compare(op, r.seed, (b) => {
@@ -448,7 +451,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
       }
     });
 
-    for (const type of ['f16', 'bf16', 'f32', 'q8_0', 'q6_k'] as const) {
+    for (const type of ['f16', 'bf16', 'f32', 'q8_0', 'q6_k', 'q4_0'] as const) {
       testCase(`head screened, ${type}`, (r, op) => screenContract(backend, r, op, screenedHead(r, type)));
     }
     testCase('head screened, rows of 20480', (r, op) => {

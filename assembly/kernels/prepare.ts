@@ -12,6 +12,7 @@ export const Q8_0: i32 = 4;
 export const Q6_K: i32 = 5;
 export const TL1: i32 = 6;
 export const TL2: i32 = 7;
+export const Q4_0: i32 = 10;
 
 /** Columns of an I2_S row in memory: whole blocks of 128. */
 // @ts-ignore: decorator

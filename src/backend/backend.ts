@@ -12,7 +12,7 @@ export interface Tensor {
 }
 
 /** How numbers of a weight matrix or an embedding table are stored; the names are GGUF's (see src/gguf/layouts/). */
-export type DenseType = 'f16' | 'bf16' | 'f32' | 'q8_0' | 'q6_k';
+export type DenseType = 'f16' | 'bf16' | 'f32' | 'q8_0' | 'q6_k' | 'q4_0';
 
 /** How a ternary matrix is stored, in GGUF's names too. */
 export type TernaryType = 'i2_s' | 'tl1' | 'tl2';

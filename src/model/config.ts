@@ -306,7 +306,7 @@ const SHARED_INPUT = [
   ['ffn_gate', 'ffn_up'],
 ];
 const NORM_TYPES = ['F32', 'F16'];
-const TABLE_TYPES = ['F16', 'BF16', 'F32', 'Q8_0', 'Q6_K'];
+const TABLE_TYPES = ['F16', 'BF16', 'F32', 'Q8_0', 'Q6_K', 'Q4_0'];
 const MATRIX_TYPES = ['I2_S', 'F16', 'BF16', 'F32'];
 const isTable = (name: string) => name === 'token_embd.weight' || name === 'output.weight';
 

@@ -2,7 +2,7 @@ import type { Backend, DenseType, Matrix, Norm, Tensor, WeightType } from '../ba
 import { GgufError } from '../gguf/error.ts';
 import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
 import { checkScales } from '../gguf/layouts/blocks.ts';
-import { readScale, TAIL_BYTES } from '../gguf/layouts/i2_s.ts';
+import { readScale, TAIL_BYTES } from '../gguf/layouts/ternary.ts';
 import { decode, layoutOf } from '../gguf/layouts.ts';
 import type { Source } from '../gguf/source.ts';
 import type { Config } from './config.ts';
@@ -173,7 +173,7 @@ async function checkTernary<T extends Tensor>(
         throw new GgufError(`${where}: code 3 in an I2_S byte, expected 0, 1 or 2`, info.at + offsets[i]);
       }
       await backend.read(tensors.get(info.name) as T, info.bytes - TAIL_BYTES, tail);
-      readScale(tail, where, info.at + info.bytes - TAIL_BYTES);
+      readScale('I2_S', tail, where, info.at + info.bytes - TAIL_BYTES);
     }
   } finally {
     program.free();

@@ -99,6 +99,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     q6_k: kernels.Q6_K.value,
     tl1: kernels.TL1.value,
     tl2: kernels.TL2.value,
+    q4_0: kernels.Q4_0.value,
   };
 
   const activationCode: Record<Activation, number> = { relu2: code.RELU2, silu: code.SILU, gelu: code.GELU };

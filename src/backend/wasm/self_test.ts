@@ -87,7 +87,7 @@ const head =
   (type: DenseType): Case =>
   ({ ops, ints, floats, norm, weights, out, scratch }) => {
     const [outs, logits] = [2, out(2 * 3)];
-    const cols = type === 'q8_0' || type === 'q6_k' ? 256 : 264; // whole blocks, or half a step of 16 over
+    const cols = type.startsWith('q') ? 256 : 264; // whole blocks, or half a step of 16 over
     const w = weights(type, 3, cols);
     ops.head({
       outs,
@@ -179,7 +179,7 @@ const sample =
     return [picks];
   };
 
-const DENSE = ['f16', 'bf16', 'f32', 'q8_0', 'q6_k'] as const;
+const DENSE = ['f16', 'bf16', 'f32', 'q8_0', 'q6_k', 'q4_0'] as const;
 
 const CASES: readonly (readonly [op: string, kind: Answer['kind'], run: Case])[] = [
   ...DENSE.map((type) => [`embed ${type}`, 'equal', embed(type)] as const),
@@ -338,6 +338,7 @@ const WEIGHTS: Readonly<Record<DenseType | 'i2_s', (n: number, random: RandomByt
   f32: (n, random) => random(4 * n, 0x80ffffff | 0, 0x3e000000),
   q8_0: (n, random) => scaled(random((n / 32) * 34), 34, 1, 0x20),
   q6_k: (n, random) => scaled(random((n / 256) * 210), 210, 209, 0x10),
+  q4_0: (n, random) => scaled(random((n / 32) * 18), 18, 1, 0x30),
 };
 
 /** Blocks of `stride` bytes with the upper byte of their f16 scale, at `at`, replaced. */
