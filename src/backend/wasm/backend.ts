@@ -160,7 +160,8 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     return prepared;
   }
 
-  const preparedBytes = (rows: number, w: Matrix<WasmTensor>) => align(rows * rowBytes(w.cols, preparedFor(w.type, rows)));
+  const preparedBytes = (rows: number, w: Matrix<WasmTensor>) =>
+    align(rows * rowBytes(w.cols, preparedFor(w.type, rows)));
 
   /** x += W prepared, through a norm where there is one, which wants the product in scratch first. */
   function addLinear(

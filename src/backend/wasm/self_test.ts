@@ -123,13 +123,22 @@ const checkTernary: Case = ({ ops, ints, weights }) => {
   return [found];
 };
 
+/** By lookups, or in a larger batch repacked. */
+const tables =
+  (type: 'tl1' | 'tl2', rows: number, cols: number): Case =>
+  ({ ops, floats, tiled, scratch }) => {
+    const x = floats(rows * 64);
+    ops.down({ rows, h: floats(rows * cols), norm: undefined, wdown: tiled(type, cols), x, scratch });
+    return [x];
+  };
+
 /** Of a matrix in order and one with a byte that codes no weight, and what the first is as I2_S. */
 const repack =
   (type: 'tl1' | 'tl2', cols: number): Case =>
   ({ ops, ints, tiled, out }) => {
     const found = ints(-1, -1);
     const from = tiled(type, cols);
-    const to = { type: 'i2_s' as const, rows: 64, cols, tensor: out(16 * 8 * Math.ceil(cols / 128) + 8) };
+    const to = { type: 'i2_s' as const, rows: 64, cols, tensor: out(64 * 8 * Math.ceil(cols / 128) + 8) };
     ops.repack({ from, to, found, at: 0 });
     ops.checkTernary({ w: { ...from, tensor: tiled(type, 2 * cols).tensor, cols: 2 * cols - 96 }, found, at: 4 });
     return [to.tensor, found];
@@ -186,6 +195,9 @@ const CASES: readonly (readonly [op: string, kind: Answer['kind'], run: Case])[]
   ['check_ternary', 'equal', checkTernary],
   ['repack tl1', 'equal', repack('tl1', 288)],
   ['repack tl2', 'equal', repack('tl2', 352)],
+  ['down tl1, 1 row', 'equal', tables('tl1', 1, 288)],
+  ['down tl2, 2 rows', 'equal', tables('tl2', 2, 352)],
+  ['down tl2, 8 rows', 'equal', tables('tl2', 8, 352)],
   ['qkv, 1 row', 'equal', qkv(1, 640)],
   ['qkv, 3 rows', 'equal', qkv(3, 256)],
   ['attn_out, 5 rows', 'equal', attnOut(5)],
@@ -279,7 +291,7 @@ function createBench<T extends Tensor>(backend: Backend<T>): Bench<T> {
   return {
     ops: backend.ops,
     screenBytes: backend.screenBytes,
-    scratch: backend.alloc(backend.scratchBytes(5, 1152, 64, VOCAB)),
+    scratch: backend.alloc(backend.scratchBytes(8, 1152, 64, VOCAB)),
     out: (n) => backend.alloc(4 * n),
     ints: (...values) => put(Int32Array.from(values)),
     floats,
