@@ -72,6 +72,8 @@ export interface EmbedOptions {
   readonly dimensions?: number;
   /** Default: what the file says, else 'last'. */
   readonly pooling?: Pooling;
+  /** How keys and values are stored. Default: as the model was loaded. */
+  readonly kv?: KvType;
   readonly signal?: AbortSignal;
 }
 
@@ -83,7 +85,7 @@ export interface EmbedOptions {
 export async function embed<T extends Tensor>(
   { backend, config, weights }: Subject<T>,
   texts: readonly ArrayLike<number>[],
-  { dimensions = config.dim, pooling = config.pooling, signal }: EmbedOptions,
+  { dimensions = config.dim, pooling = config.pooling, kv = 'f16', signal }: EmbedOptions,
   live: () => void,
 ): Promise<Float32Array<ArrayBuffer>[]> {
   if (!Number.isInteger(dimensions) || dimensions < 1 || dimensions > config.dim) {
@@ -98,7 +100,7 @@ export async function embed<T extends Tensor>(
   for (let from = 0; from < texts.length; from += TEXTS) {
     const some = texts.slice(from, from + TEXTS);
     await evaluate(subject, some, {
-      kv: 'f16',
+      kv,
       rows: ROWS,
       wanted: (text, at) => pooling === 'mean' || at === (pooling === 'last' ? some[text].length - 1 : 0),
       onOut(text, _at, out) {
@@ -122,6 +124,7 @@ function normalize(x: Float32Array): void {
 export interface PerplexityOptions {
   /** Tokens that are seen at once. Default 512, as in llama.cpp's. */
   readonly contextSize?: number;
+  /** How keys and values are stored. Default: as the model was loaded. */
   readonly kv?: KvType;
   readonly onProgress?: (progress: { readonly tokens: number; readonly total: number; perplexity: number }) => void;
   readonly signal?: AbortSignal;

@@ -249,7 +249,7 @@ export async function loadModel(
         const ids = typeof text === 'string' ? tokenizer.encode(text, { addSpecial: true }) : text;
         return checked(ids, contextSize, `embed: text ${i}`);
       });
-      const vectors = await embed(subject, tokens, embedOptions, live);
+      const vectors = await embed(subject, tokens, { kv: kvType, ...embedOptions }, live);
       return alone ? vectors[0] : vectors;
     }
 

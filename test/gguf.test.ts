@@ -653,22 +653,27 @@ describe('a header longer than one window', () => {
 
 test('bench/synthetic.mjs writes a model that holds what it promises', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'gguf-'));
-  const write = (name: string, seed: string, embedding = 'f16', type = 'i2_s') => {
+  const write = (name: string, seed: string, embedding = 'f16', ...more: string[]) => {
     const path = join(dir, name);
-    const options = ['--shape', 'tiny', '--embedding', embedding, '--seed', seed, '--type', type];
+    const options = ['--shape', 'tiny', '--embedding', embedding, '--seed', seed, ...more];
     execFileSync(process.execPath, ['bench/synthetic.mjs', path, ...options], { cwd: root });
     return new Uint8Array(readFileSync(path));
   };
   const bytes = write('a.gguf', '1');
   expect(Buffer.compare(write('b.gguf', '1'), bytes)).toBe(0);
   expect(Buffer.compare(write('c.gguf', '2'), bytes)).not.toBe(0);
-  const files = [
-    bytes,
-    write('d.gguf', '1', 'q8_0'),
-    write('e.gguf', '1', 'q6_k'),
-    write('f.gguf', '1', 'f16', 'tq2_0'),
-  ];
+  const files = [bytes, write('d.gguf', '1', 'q8_0'), write('e.gguf', '1', 'q6_k')];
+  const sparse = write('f.gguf', '1', 'f16', '--sparse');
   rmSync(dir, { recursive: true });
+
+  // As large; all weights are -1, all tables 0.
+  expect(sparse).toHaveLength(bytes.length);
+  for (const { name, type, dims, at, bytes: n } of (await read(sparse)).tensors.values()) {
+    if (type === 'F32') continue;
+    const [first, ...values] = decode(type, sparse.subarray(at, at + n), dims, name);
+    expect(first < 0, name).toBe(type === 'I2_S');
+    expect(values.every((value) => value === first)).toBe(true);
+  }
 
   const { metadata, tensors, warnings } = await read(bytes);
   expect(warnings).toEqual([]);
@@ -684,7 +689,7 @@ test('bench/synthetic.mjs writes a model that holds what it promises', async () 
   expect(ids.get('<|begin_of_text|>')).toBe(metadata.get('tokenizer.ggml.bos_token_id'));
   const all: [TensorInfo, Uint8Array][] = [];
   for (const file of files) for (const info of (await read(file)).tensors.values()) all.push([info, file]);
-  expect(all.length).toBe(4 * 46);
+  expect(all.length).toBe(3 * 46);
   for (const [{ name, type, dims, at, bytes: n }, file] of all) {
     const values = decode(type, file.subarray(at, at + n), dims, name);
     const sigma = Math.sqrt(values.reduce((sum, v) => sum + v * v, 0) / values.length);
@@ -694,8 +699,7 @@ test('bench/synthetic.mjs writes a model that holds what it promises', async () 
       Q8_0: [0.03, 0.045],
       Q6_K: [0.03, 0.045],
       I2_S: [0.7 / Math.sqrt(dims[0]), 1.4 / Math.sqrt(dims[0])],
-      TQ2_0: [1 / Math.sqrt(dims[0]), 1.1 / Math.sqrt(dims[0])],
-    }[type as 'F32' | 'F16' | 'Q8_0' | 'Q6_K' | 'I2_S' | 'TQ2_0'];
+    }[type as 'F32' | 'F16' | 'Q8_0' | 'Q6_K' | 'I2_S'];
     expect(sigma, name).toBeGreaterThan(least);
     expect(sigma, name).toBeLessThan(most);
   }

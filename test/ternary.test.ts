@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { GgufError } from '../dist/gguf/error.js';
 import { readHeader } from '../dist/gguf/header.js';
 import { f16Value } from '../dist/gguf/layouts/f16.js';
 import * as i2s from '../dist/gguf/layouts/i2_s.js';
@@ -266,6 +267,30 @@ describe.each(TYPES)('%s, there and back', (type) => {
     const two = { weights, scales: Float32Array.of(1, 1) };
     expect(() => layout.encode(two, dims, tiles)).toThrow(`2 scales, expected one for the tensor (${type})`);
   });
+});
+
+test.each(TYPES)('%s: random bytes are refused or give -1, 0 and 1', (type) => {
+  const layout = TERNARY[type];
+  const dims = [512, 32];
+  const tiles = { rows: 32, cols: type === 'TL2' ? 96 : 128, sub: 32 };
+  const valid = layout.encode({ weights: randomWeights(512 * 32, 5), scales: Float32Array.of(1) }, dims, tiles);
+  let accepted = 0;
+  fc.assert(
+    fc.property(fc.array(fc.tuple(fc.nat(valid.length - 1), fc.nat(255)), { maxLength: 8 }), (changes) => {
+      const bytes = valid.slice();
+      for (const [at, byte] of changes) bytes[at] = byte;
+      try {
+        const { weights } = layout.unpack(bytes, dims, 'x', tiles);
+        if (weights.some((w) => w < -1 || w > 1)) return false;
+        accepted++;
+      } catch (error) {
+        if (!(error instanceof GgufError) || !/^x: .*expected/.test(error.message)) throw error;
+      }
+      return true;
+    }),
+    { numRuns: 200 },
+  );
+  expect(accepted).toBeGreaterThan(0);
 });
 
 test('a scale names its byte', () => {

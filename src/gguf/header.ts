@@ -7,7 +7,7 @@
 //   | data: each tensor at its offset from here, padded to general.alignment |
 //
 // A tensor's bytes are not stored. Tensors lie in file order without holes, so each one's span, from its offset to the
-// next one's, must be what its type and dims ask for; the span of a type that is only listed is taken as its size. A type id
+// next one's, must be what its type and dims ask for; the span of a type that is only listed is its size. A type id
 // that was given twice (39) is settled by the span, too.
 import { type Cursor, cursorAt0, fail, fill, left, need, position, text, u32, u64 } from './cursor.ts';
 import { rowFault, sizeOf, strangeType, type TensorType, typeNames } from './layouts.ts';
@@ -46,7 +46,7 @@ export interface TensorInfo {
   dims: number[];
   /** Byte of the file. */
   at: number;
-  /** Without padding; for a type that is only listed, the span to the next tensor or the end of the file. */
+  /** Without padding; for a type whose blocks are not known here, the span to the next tensor or the end of the file. */
   bytes: number;
 }
 
