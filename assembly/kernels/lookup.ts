@@ -11,8 +11,8 @@ import { firstSigns, groupAt, indexBytes, lastSigns, pairsAt, tailAt, tripleCols
 //   t = 31 high + low + 16,  high -13 … 12, low -15 … 15
 //
 // With the 16 the negative of t is (~high, ~low): -t = 31 (-high - 1) + (-low - 1) + 16. Sums of 8 entries stay within int8
-// (8 * 13 = 104, 8 * 16 = 128 below and 8 * 15 = 120 above 0), those of a tile within int16 (192 columns of triples are
-// 64 * (381 + 16) = 25408, 128 of pairs 64 * (254 + 16) = 17280); all 16s are put in where 32-bit sums begin.
+// (8 * 13 = 104, 8 * 16 = 128 below and 8 * 15 = 120 above 0), those of 64 entries within int16 (64 * (381 + 16) = 25408); all
+// 16s are put in where 32-bit sums begin.
 
 /** Tables of 8 pairs or triples: for each [high 16][low 16]. */
 const UNIT_BYTES: i32 = 8 * 32;
@@ -21,6 +21,9 @@ const UNIT_BYTES: i32 = 8 * 32;
  * From how many rows on a batch is computed from codes, repacked to I2_S 32 rows of W at a time, and no longer from tables.
  */
 export const LOOKUP_ROWS: i32 = 8;
+
+/** Units that are summed in int16: 192 columns of triples or 128 of pairs. */
+const UNITS: i32 = 8;
 
 /** Rows of W that are summed at a time at most. */
 const PIECE: i32 = 256;
@@ -173,33 +176,35 @@ export function lookupLinear(
 /** Adds what 32 rows of triples have in `units` of 24 columns to i32 [32]. */
 function addTriples(index: usize, sign: usize, table: usize, units: i32, to: usize): void {
   const nibble = v128.load(thread, 880);
-  let s0 = i16x8.splat(0), s1 = i16x8.splat(0), s2 = i16x8.splat(0), s3 = i16x8.splat(0);
-  for (; units > 0; units--, sign += 32) {
-    const wordsX = v128.load(sign), wordsY = v128.load(sign, 16);
-    let signX = firstSigns(wordsX), signY = firstSigns(wordsY);
-    let highX = i8x16.splat(0), lowX = i8x16.splat(0), highY = i8x16.splat(0), lowY = i8x16.splat(0);
-    for (const stop = table + 128; ; ) {
-      for (const half = table + 128; table < half; table += 64, index += 32) {
-        const x = v128.load(index), y = v128.load(index, 16);
-        let high = v128.load(table), low = v128.load(table, 16);
-        let n = v128.and(i16x8.shr_u(x, 4), nibble), m = i8x16.lt_s(signX, i8x16.splat(0));
-        highX = i8x16.add(highX, v128.xor(lookup(high, n), m)); lowX = i8x16.add(lowX, v128.xor(lookup(low, n), m));
-        n = v128.and(i16x8.shr_u(y, 4), nibble); m = i8x16.lt_s(signY, i8x16.splat(0));
-        highY = i8x16.add(highY, v128.xor(lookup(high, n), m)); lowY = i8x16.add(lowY, v128.xor(lookup(low, n), m));
-        high = v128.load(table, 32); low = v128.load(table, 48);
-        n = v128.and(x, nibble); m = i8x16.lt_s(i16x8.shl(signX, 2), i8x16.splat(0));
-        highX = i8x16.add(highX, v128.xor(lookup(high, n), m)); lowX = i8x16.add(lowX, v128.xor(lookup(low, n), m));
-        n = v128.and(y, nibble); m = i8x16.lt_s(i16x8.shl(signY, 2), i8x16.splat(0));
-        highY = i8x16.add(highY, v128.xor(lookup(high, n), m)); lowY = i8x16.add(lowY, v128.xor(lookup(low, n), m));
-        signX = i16x8.shl(signX, 4); signY = i16x8.shl(signY, 4);
+  while (units > 0) {
+    let s0 = i16x8.splat(0), s1 = i16x8.splat(0), s2 = i16x8.splat(0), s3 = i16x8.splat(0);
+    for (const stop = max(units - UNITS, 0); units > stop; units--, sign += 32) {
+      const wordsX = v128.load(sign), wordsY = v128.load(sign, 16);
+      let signX = firstSigns(wordsX), signY = firstSigns(wordsY);
+      let highX = i8x16.splat(0), lowX = i8x16.splat(0), highY = i8x16.splat(0), lowY = i8x16.splat(0);
+      for (const stop = table + 128; ; ) {
+        for (const half = table + 128; table < half; table += 64, index += 32) {
+          const x = v128.load(index), y = v128.load(index, 16);
+          let high = v128.load(table), low = v128.load(table, 16);
+          let n = v128.and(i16x8.shr_u(x, 4), nibble), m = i8x16.lt_s(signX, i8x16.splat(0));
+          highX = i8x16.add(highX, v128.xor(lookup(high, n), m)); lowX = i8x16.add(lowX, v128.xor(lookup(low, n), m));
+          n = v128.and(i16x8.shr_u(y, 4), nibble); m = i8x16.lt_s(signY, i8x16.splat(0));
+          highY = i8x16.add(highY, v128.xor(lookup(high, n), m)); lowY = i8x16.add(lowY, v128.xor(lookup(low, n), m));
+          high = v128.load(table, 32); low = v128.load(table, 48);
+          n = v128.and(x, nibble); m = i8x16.lt_s(i16x8.shl(signX, 2), i8x16.splat(0));
+          highX = i8x16.add(highX, v128.xor(lookup(high, n), m)); lowX = i8x16.add(lowX, v128.xor(lookup(low, n), m));
+          n = v128.and(y, nibble); m = i8x16.lt_s(i16x8.shl(signY, 2), i8x16.splat(0));
+          highY = i8x16.add(highY, v128.xor(lookup(high, n), m)); lowY = i8x16.add(lowY, v128.xor(lookup(low, n), m));
+          signX = i16x8.shl(signX, 4); signY = i16x8.shl(signY, 4);
+        }
+        if (table > stop) break;
+        signX = lastSigns(wordsX); signY = lastSigns(wordsY);
       }
-      if (table > stop) break;
-      signX = lastSigns(wordsX); signY = lastSigns(wordsY);
+      s0 = widenLow(s0, highX, lowX); s1 = widenHigh(s1, highX, lowX);
+      s2 = widenLow(s2, highY, lowY); s3 = widenHigh(s3, highY, lowY);
     }
-    s0 = widenLow(s0, highX, lowX); s1 = widenHigh(s1, highX, lowX);
-    s2 = widenLow(s2, highY, lowY); s3 = widenHigh(s3, highY, lowY);
+    addSums(to, s0, s1, s2, s3, 64);
   }
-  addSums(to, s0, s1, s2, s3, 64);
 }
 
 /**
@@ -209,28 +214,30 @@ function addTriples(index: usize, sign: usize, table: usize, units: i32, to: usi
 function addPairs(x: usize, next: usize, y: usize, table: usize, units: i32, to: usize, middle: usize): void {
   const nibble = v128.load(thread, 880);
   const eight: usize = next == 16 ? 64 : 2 * next;
-  let s0 = i16x8.splat(0), s1 = i16x8.splat(0), s2 = i16x8.splat(0), s3 = i16x8.splat(0);
-  for (; units > 0; units--) {
-    let highX = i8x16.splat(0), lowX = i8x16.splat(0), highY = i8x16.splat(0), lowY = i8x16.splat(0);
-    for (let i = 0; i < 4; i++, table += 64) {
-      const at = x + (i & 1 ? next : 0);
-      const v = v128.load(at), u = v128.load(at + y);
-      let high = v128.load(table), low = v128.load(table, 16);
-      let n = v128.and(i16x8.shr_u(v, 4), nibble);
-      highX = i8x16.add(highX, lookup(high, n)); lowX = i8x16.add(lowX, lookup(low, n));
-      n = v128.and(i16x8.shr_u(u, 4), nibble);
-      highY = i8x16.add(highY, lookup(high, n)); lowY = i8x16.add(lowY, lookup(low, n));
-      high = v128.load(table, 32); low = v128.load(table, 48);
-      n = v128.and(v, nibble);
-      highX = i8x16.add(highX, lookup(high, n)); lowX = i8x16.add(lowX, lookup(low, n));
-      n = v128.and(u, nibble);
-      highY = i8x16.add(highY, lookup(high, n)); lowY = i8x16.add(lowY, lookup(low, n));
-      if (i & 1) x += eight;
+  while (units > 0) {
+    let s0 = i16x8.splat(0), s1 = i16x8.splat(0), s2 = i16x8.splat(0), s3 = i16x8.splat(0);
+    for (const stop = max(units - UNITS, 0); units > stop; units--) {
+      let highX = i8x16.splat(0), lowX = i8x16.splat(0), highY = i8x16.splat(0), lowY = i8x16.splat(0);
+      for (let i = 0; i < 4; i++, table += 64) {
+        const at = x + (i & 1 ? next : 0);
+        const v = v128.load(at), u = v128.load(at + y);
+        let high = v128.load(table), low = v128.load(table, 16);
+        let n = v128.and(i16x8.shr_u(v, 4), nibble);
+        highX = i8x16.add(highX, lookup(high, n)); lowX = i8x16.add(lowX, lookup(low, n));
+        n = v128.and(i16x8.shr_u(u, 4), nibble);
+        highY = i8x16.add(highY, lookup(high, n)); lowY = i8x16.add(lowY, lookup(low, n));
+        high = v128.load(table, 32); low = v128.load(table, 48);
+        n = v128.and(v, nibble);
+        highX = i8x16.add(highX, lookup(high, n)); lowX = i8x16.add(lowX, lookup(low, n));
+        n = v128.and(u, nibble);
+        highY = i8x16.add(highY, lookup(high, n)); lowY = i8x16.add(lowY, lookup(low, n));
+        if (i & 1) x += eight;
+      }
+      s0 = widenLow(s0, highX, lowX); s1 = widenHigh(s1, highX, lowX);
+      s2 = widenLow(s2, highY, lowY); s3 = widenHigh(s3, highY, lowY);
     }
-    s0 = widenLow(s0, highX, lowX); s1 = widenHigh(s1, highX, lowX);
-    s2 = widenLow(s2, highY, lowY); s3 = widenHigh(s3, highY, lowY);
+    addSums(to, s0, s1, s2, s3, middle);
   }
-  addSums(to, s0, s1, s2, s3, middle);
 }
 
 /** sum + 31 high + low. */
