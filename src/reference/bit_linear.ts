@@ -17,9 +17,10 @@ export function bitLinear(w: Uint8Array, rows: number, cols: number, x: Quantize
   const y = new Float32Array(rows);
   for (let row = 0; row < rows; row++) {
     let dot = 0;
-    for (let k = 0; k < cols; k++) {
-      const byte = w[row * rowBytes + 32 * (k >> 7) + (k & 31)];
-      dot += ((byte >> (6 - 2 * ((k >> 5) & 3))) & 3) * x.q[k];
+    for (let k = 0; k < cols; k += 32) {
+      const at = row * rowBytes + 32 * (k >> 7);
+      const shift = 6 - 2 * ((k >> 5) & 3);
+      for (let p = 0; p < 32; p++) dot += ((w[at + p] >> shift) & 3) * x.q[k + p];
     }
     y[row] = f32(f32(dot - x.sum) / x.scale) * scale;
   }
