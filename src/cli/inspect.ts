@@ -1,5 +1,6 @@
 import { GgufError } from '../gguf/error.ts';
 import { type GgufHeader, readHeader, type TensorInfo } from '../gguf/header.ts';
+import * as i2s from '../gguf/layouts/i2_s.ts';
 import { layoutOf } from '../gguf/layouts.ts';
 import { openSource, type Source } from '../gguf/source.ts';
 import type { GgufValue } from '../gguf/value.ts';
@@ -193,6 +194,7 @@ function text(report: Report, remote: boolean): string {
   if (memory !== undefined) {
     const rows: [string, string][] = [
       ['weights', `${bytes(memory.weights)}, of which the head ${bytes(memory.head)}`],
+      ...repackedRow(report),
       ['screen', `${bytes(memory.screen)}, a copy of the head (none with --head exact)`],
       ['cache', `${bytes(memory.kvPer1k.f16)} for 1024 tokens of context (f16), ${bytes(memory.kvPer1k.f32)} (f32)`],
       ['in all', `${bytes(memory.total)} with a context of ${memory.context}`],
@@ -200,6 +202,18 @@ function text(report: Report, remote: boolean): string {
     sections.push(`Memory\n${pairs(rows, '  ')}`);
   }
   return sections.join('\n\n');
+}
+
+/** What the weights take where they are repacked. */
+function repackedRow({ tensors }: Report): [string, string][] {
+  const tiled = tensors.filter(({ type }) => type === 'TL1' || type === 'TL2');
+  if (tiled.length === 0) return [];
+  const more = tiled.reduce((sum, { dims, bytes }) => {
+    return sum + i2s.sizeBytes([Math.ceil(dims[0] / i2s.rowMultiple) * i2s.rowMultiple, dims[1]]) - bytes;
+  }, 0);
+  return [
+    ['', `${bytes(more)} more where ${tiled[0].type} is repacked to I2_S (ternlm doctor tells; --repack none: not)`],
+  ];
 }
 
 function shown(value: unknown): string {

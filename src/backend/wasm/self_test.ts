@@ -197,7 +197,7 @@ const CASES: readonly (readonly [op: string, kind: Answer['kind'], run: Case])[]
   ['repack tl2', 'equal', repack('tl2', 352)],
   ['down tl1, 1 row', 'equal', tables('tl1', 1, 288)],
   ['down tl2, 2 rows', 'equal', tables('tl2', 2, 352)],
-  ['down tl2, 8 rows', 'equal', tables('tl2', 8, 352)],
+  ['down tl2, 16 rows', 'equal', tables('tl2', 16, 352)],
   ['qkv, 1 row', 'equal', qkv(1, 640)],
   ['qkv, 3 rows', 'equal', qkv(3, 256)],
   ['attn_out, 5 rows', 'equal', attnOut(5)],
@@ -291,7 +291,7 @@ function createBench<T extends Tensor>(backend: Backend<T>): Bench<T> {
   return {
     ops: backend.ops,
     screenBytes: backend.screenBytes,
-    scratch: backend.alloc(backend.scratchBytes(8, 1152, 64, VOCAB)),
+    scratch: backend.alloc(backend.scratchBytes(16, 1152, 64, VOCAB)),
     out: (n) => backend.alloc(4 * n),
     ints: (...values) => put(Int32Array.from(values)),
     floats,
