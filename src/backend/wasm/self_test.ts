@@ -193,11 +193,6 @@ const DENSE = ['f16', 'bf16', 'f32', 'q8_0', 'q6_k', 'q4_0'] as const;
 const CASES: readonly (readonly [op: string, kind: Answer['kind'], run: Case])[] = [
   ...DENSE.map((type) => [`embed ${type}`, 'equal', embed(type)] as const),
   ['check_ternary', 'equal', checkTernary],
-  ['repack tl1', 'equal', repack('tl1', 288)],
-  ['repack tl2', 'equal', repack('tl2', 352)],
-  ['down tl1, 1 row', 'equal', tables('tl1', 1, 288)],
-  ['down tl2, 2 rows', 'equal', tables('tl2', 2, 352)],
-  ['down tl2, 16 rows', 'equal', tables('tl2', 16, 352)],
   ['qkv, 1 row', 'equal', qkv(1, 640)],
   ['qkv, 3 rows', 'equal', qkv(3, 256)],
   ['attn_out, 5 rows', 'equal', attnOut(5)],
@@ -220,6 +215,11 @@ const CASES: readonly (readonly [op: string, kind: Answer['kind'], run: Case])[]
       { seed: 5, topK: 0, topP: 0.99, minP: 0, temperature: 1.5 },
     ),
   ],
+  ['repack tl1', 'equal', repack('tl1', 288)],
+  ['repack tl2', 'equal', repack('tl2', 352)],
+  ['down tl1, 1 row', 'equal', tables('tl1', 1, 288)],
+  ['down tl2, 2 rows', 'equal', tables('tl2', 2, 352)],
+  ['down tl2, 16 rows', 'equal', tables('tl2', 16, 352)],
 ];
 
 /** Runs every op once, as one program. */
