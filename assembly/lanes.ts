@@ -108,6 +108,7 @@ export const F16_BIAS: f32 = reinterpret<f32>(0x77800000);
 //   +0    accumulators, 512 bytes   +512  dots of a tile, i32 [2][8]
 //   +704  03 x32    +736 0c x32     +768  8fffffff x8
 //   +800  00c0 x8   +816 0030 x8    +832  000c x8   +848 0003 x8   +864 4001 x8
+//   +880  d5 x16    +896 2a x16     +912  80 x16
 export let thread: usize = 0;
 
 /** Low memory of the threads starts here; a thread has THREAD_BYTES of it. */
@@ -130,6 +131,9 @@ export function enterThread(index: i32): void {
   v128.store(at, i16x8.splat(0x0c), 832);
   v128.store(at, i16x8.splat(0x03), 848);
   v128.store(at, i16x8.splat(0x4001), 864);
+  memory.fill(at + 880, 85 - 128, 16);
+  memory.fill(at + 896, 170 - 128, 16);
+  memory.fill(at + 912, 128, 16);
 }
 
 /** The mask that `f16Low` and `f16High` want. */

@@ -15,10 +15,12 @@ import { F16_BIAS } from './lanes';
 import { attentionTile, tileHeads, tileRows } from './kernels/attention';
 import { checkTernary } from './kernels/check_ternary';
 import { bitLinear, bitLinearScratchBytes, TILE_ROWS } from './kernels/bit_linear';
+import { bitLinearTq, bitLinearTqScratchBytes } from './kernels/bit_linear_tq';
 import { decodeRow } from './kernels/decode_row';
 import { denseLinear } from './kernels/dense_linear';
 import { glu } from './kernels/glu';
-import { F16, I2_S, prepareRow, preparedBytes } from './kernels/prepare';
+import { F16, I2_S, prepareRow, preparedBytes, TQ1_0, TQ2_0 } from './kernels/prepare';
+import { repackTq1, TQ1_BYTES, TQ2_BYTES } from './kernels/repack';
 import { ropeHead, storeHead } from './kernels/rope';
 import { HEAP, sample } from './kernels/sample';
 import { buildScreen, prepareScreened, rescore, screenRowBytes, screenRows } from './kernels/screen';
@@ -36,6 +38,7 @@ export const SCREEN_PREPARE: i32 = 10;
 export const SCREEN: i32 = 11;
 export const RESCORE: i32 = 12;
 export const CHECK_TERNARY: i32 = 13;
+export const REPACK: i32 = 14;
 
 const BARRIER_AT: usize = 2048;
 const START_AT: usize = 2112;
@@ -58,6 +61,7 @@ export function runProgram(list: usize, index: i32, threads: i32): void {
     else if (op == SCREEN) runScreen(list + 8, index, threads);
     else if (op == RESCORE) runRescore(list + 8, index, threads);
     else if (op == CHECK_TERNARY) runCheckTernary(list + 8, index, threads);
+    else if (op == REPACK) runRepack(list + 8, index, threads);
     else unreachable();
     list += <usize>load<i32>(list, 4) << 2;
   }
@@ -126,7 +130,7 @@ function runPrepare(a: usize, index: i32, threads: i32): void {
 
 /** Bytes that a thread of LINEAR unpacks or decodes into. */
 export function linearScratchBytes(cols: i32, batch: i32): i32 {
-  return (max(bitLinearScratchBytes(cols, batch), 4 * cols) + 63) & ~63;
+  return (max(max(bitLinearScratchBytes(cols, batch), bitLinearTqScratchBytes(cols, batch)), 4 * cols) + 63) & ~63;
 }
 
 // [weight type, w, rows of w, cols, prepared, batch, y, stride, add, scratch]
@@ -138,6 +142,7 @@ function runLinear(a: usize, index: i32, threads: i32): void {
   const y = <usize>arg(a, 6), stride = arg(a, 7), add = arg(a, 8);
   const scratch = <usize>(arg(a, 9) + index * linearScratchBytes(cols, batch));
   if (type == I2_S) bitLinear(w, rows, cols, prepared, batch, y, stride, add, begin, end, scratch);
+  else if (type == TQ1_0 || type == TQ2_0) bitLinearTq(type, w, cols, prepared, batch, y, stride, add, begin, end, scratch);
   else denseLinear(w, cols, type, prepared, batch, y, stride, add, begin, end, scratch);
 }
 
@@ -280,13 +285,30 @@ function runRescore(a: usize, index: i32, threads: i32): void {
   }
 }
 
-// [w, rows, cols, found]
+// [weight type, w, rows, cols, found]
 // `found` u32, all ones before: the least of what the threads find.
 function runCheckTernary(a: usize, index: i32, threads: i32): void {
-  const rows = arg(a, 1), rowBytes = arg(a, 2) >> 2;
+  const type = arg(a, 0), w = <usize>arg(a, 1), rows = arg(a, 2), cols = arg(a, 3);
+  const rowBytes = type == TQ2_0 ? (cols >> 8) * TQ2_BYTES : cols >> 2;
   const begin = <u32>(share(rows, index, threads) * rowBytes), end = <u32>(share(rows, index + 1, threads) * rowBytes);
-  const bad = checkTernary(<usize>arg(a, 0), begin, end);
-  const found = <usize>arg(a, 3);
+  let bad: u32 = -1;
+  if (type == I2_S) bad = checkTernary(w, begin, end);
+  else for (let block = begin; block < end && bad == -1; block += TQ2_BYTES) bad = checkTernary(w, block, block + 64);
+  tell(<usize>arg(a, 4), bad);
+}
+
+// [type, w, rows, cols, type to, to, found]
+// `found` as CHECK_TERNARY's.
+function runRepack(a: usize, index: i32, threads: i32): void {
+  const type = arg(a, 0), w = <usize>arg(a, 1), rows = arg(a, 2), cols = arg(a, 3), to = <usize>arg(a, 5);
+  const begin = share(rows, index, threads), end = share(rows, index + 1, threads);
+  const blocks = cols >> 8, done = begin * blocks;
+  if (type == TQ1_0) repackTq1(w + <usize>(done * TQ1_BYTES), (end - begin) * blocks, to + <usize>(done * TQ2_BYTES));
+  else unreachable();
+}
+
+/** Leaves the lesser of `bad` and u32 `found` there, which other threads do at the same time. */
+function tell(found: usize, bad: u32): void {
   for (let old = atomic.load<u32>(found); bad < old; ) {
     const seen = atomic.cmpxchg<u32>(found, old, bad);
     if (seen == old) return;

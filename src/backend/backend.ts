@@ -14,8 +14,11 @@ export interface Tensor {
 /** How numbers of a weight matrix or an embedding table are stored; the names are GGUF's (see src/gguf/layouts/). */
 export type DenseType = 'f16' | 'bf16' | 'f32' | 'q8_0' | 'q6_k';
 
+/** How a ternary matrix is stored, in GGUF's names too. */
+export type TernaryType = 'i2_s' | 'tq1_0' | 'tq2_0';
+
 /** How a weight matrix is stored. */
-export type WeightType = 'i2_s' | DenseType;
+export type WeightType = TernaryType | DenseType;
 
 /** W[rows][cols], bytes as in the file; y = W x with x of `cols`. */
 export interface Matrix<T extends Tensor = Tensor> {
@@ -129,10 +132,16 @@ export interface Ops<T extends Tensor = Tensor> {
   down(op: { rows: number; h: T; norm: Norm<T> | undefined; wdown: Matrix<T>; x: T; scratch: T }): void;
 
   /**
-   * Looks for codes 3 in w, which must be i2_s: the first byte of w that holds one goes to u32 `at` bytes into `found`, which
-   * is all ones before and stays so where there is none.
+   * Looks for codes 3 in w, which must be i2_s or tq2_0: the first byte of w that holds one goes to u32 `at` bytes into
+   * `found`, which is all ones before and stays so where there is none.
    */
   checkTernary(op: { w: Matrix<T>; found: T; at: number }): void;
+
+  /**
+   * Writes `from` as the type of `to`, a matrix of the same shape, with the same weights: tq1_0 as tq2_0, which is quicker to
+   * compute with. Byte patterns that no weights have are told as by `checkTernary`; tq1_0 has none.
+   */
+  repack(op: { from: Matrix<T>; to: Matrix<T>; found: T; at: number }): void;
 
   /** Fills `copy`, `screenBytes` long, for `head` to screen with. */
   buildScreen(op: { w: Matrix<T>; copy: T; scratch: T }): void;

@@ -6,6 +6,7 @@ import { decodeRow } from './decode_row.ts';
 import { glu } from './glu.ts';
 import { appendKv, gatherKv, type KvLayer } from './kv_cache.ts';
 import { linear } from './linear.ts';
+import { repackTq1 } from './repack.ts';
 import { rmsNorm } from './rms_norm.ts';
 import { rope } from './rope.ts';
 import { sample } from './sample.ts';
@@ -131,8 +132,15 @@ function referenceOps(enqueue: (step: () => void) => void): Ops<ReferenceTensor>
 
     checkTernary: ({ w, found, at }) =>
       enqueue(() => {
-        const bad = checkTernary(new Uint8Array(w.tensor.buffer, 0, (w.rows * w.cols) / 4));
-        new Uint32Array(found.buffer, at, 1)[0] = bad;
+        const tq2 = w.type === 'tq2_0';
+        const codes = new Uint8Array(w.tensor.buffer, 0, tq2 ? (w.rows * w.cols * 66) / 256 : (w.rows * w.cols) / 4);
+        new Uint32Array(found.buffer, at, 1)[0] = checkTernary(codes, tq2);
+      }),
+
+    repack: ({ from, to }) =>
+      enqueue(() => {
+        const blocks = (from.rows * from.cols) / 256;
+        new Uint8Array(to.tensor.buffer).set(repackTq1(new Uint8Array(from.tensor.buffer), blocks));
       }),
 
     // Nothing is left out here, which is what a screen must not be told from.

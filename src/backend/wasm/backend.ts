@@ -38,7 +38,7 @@ interface WasmProgram extends Program {
 /** Commands of a program, and activations, as assembly/ exports them. */
 const CODES = [
   ...(['BARRIER', 'EMBED', 'PREPARE', 'LINEAR', 'GLU', 'ROPE', 'ATTENTION', 'SAMPLE'] as const),
-  ...(['SCREEN_BUILD', 'SCREEN_PREPARE', 'SCREEN', 'RESCORE', 'CHECK_TERNARY', 'RELU2', 'SILU'] as const),
+  ...(['SCREEN_BUILD', 'SCREEN_PREPARE', 'SCREEN', 'RESCORE', 'CHECK_TERNARY', 'REPACK', 'RELU2', 'SILU'] as const),
 ];
 type Code = (typeof CODES)[number];
 
@@ -47,6 +47,9 @@ const FILL_BYTES = 8 << 20;
 
 /** Rows of a head that are encoded in one command; some milliseconds. */
 const BUILD_ROWS = 1024;
+
+/** What `repack` can do. */
+const REPACKS: readonly string[] = ['tq1_0 to tq2_0'];
 
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
 
@@ -75,6 +78,8 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
   const code = Object.fromEntries(CODES.map((name) => [name, kernels[name].value])) as Record<Code, number>;
   const weightCode: Record<WeightType, number> = {
     i2_s: kernels.I2_S.value,
+    tq1_0: kernels.TQ1_0.value,
+    tq2_0: kernels.TQ2_0.value,
     f16: kernels.F16.value,
     bf16: kernels.BF16.value,
     f32: kernels.F32.value,
@@ -212,7 +217,17 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
       barrier();
     },
     checkTernary({ w, found, at }) {
-      command(code.CHECK_TERNARY, w.tensor.at, w.rows, w.cols, found.at + at);
+      if (w.type !== 'i2_s' && w.type !== 'tq2_0') throw new Error(`check_ternary: a matrix of ${w.type}`);
+      command(code.CHECK_TERNARY, weightCode[w.type], w.tensor.at, w.rows, w.cols, found.at + at);
+      barrier();
+    },
+    repack({ from, to, found, at }) {
+      if (!REPACKS.includes(`${from.type} to ${to.type}`) || from.rows !== to.rows || from.cols !== to.cols) {
+        const [a, b] = [from, to].map(({ type, rows, cols }) => `${type} ${rows} x ${cols}`);
+        throw new Error(`repack: ${a} to ${b}, expected ${REPACKS.join(', ')} of the same shape`);
+      }
+      const [type, typeTo] = [weightCode[from.type], weightCode[to.type]];
+      command(code.REPACK, type, from.tensor.at, from.rows, from.cols, typeTo, to.tensor.at, found.at + at);
       barrier();
     },
     buildScreen({ w, copy, scratch }) {

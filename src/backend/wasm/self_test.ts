@@ -48,9 +48,9 @@ const embed =
 // before it is widened.
 
 const qkv =
-  (rows: number, cols: number): Case =>
+  (rows: number, cols: number, type: WeightType = 'i2_s'): Case =>
   ({ ops, floats, norm, weights, out, scratch }) => {
-    const [wq, wk, wv] = [7, 4, 1].map((m) => weights('i2_s', m, cols));
+    const [wq, wk, wv] = [7, 4, 1].map((m) => weights(type, m, cols));
     const [q, k, v] = [out(rows * 7), out(rows * 4), out(rows)];
     ops.qkv({ rows, x: floats(rows * cols), norm: norm(cols), wq, wk, wv, q, k, v, scratch });
     return [q, k, v];
@@ -65,10 +65,10 @@ const attnOut =
   };
 
 const down =
-  (rows: number): Case =>
+  (rows: number, type: WeightType = 'i2_s'): Case =>
   ({ ops, floats, norm, weights, scratch }) => {
     const x = floats(rows * 5);
-    ops.down({ rows, h: floats(rows * 256), norm: norm(256), wdown: weights('i2_s', 5, 256), x, scratch });
+    ops.down({ rows, h: floats(rows * 256), norm: norm(256), wdown: weights(type, 5, 256), x, scratch });
     return [x];
   };
 
@@ -106,6 +106,12 @@ const checkTernary: Case = ({ ops, ints, weights }) => {
   ops.checkTernary({ w: weights('i2_s', 5, 256), found, at: 0 });
   ops.checkTernary({ w: { ...weights('i2_s', 5, 256), tensor: weights('q8_0', 10, 256).tensor }, found, at: 4 });
   return [found];
+};
+
+const repack: Case = ({ ops, ints, weights, out }) => {
+  const [from, tensor, found] = [weights('tq1_0', 5, 512), out((5 * 2 * 66) / 4), ints(-1)];
+  ops.repack({ from, to: { ...from, type: 'tq2_0', tensor }, found, at: 0 });
+  return [tensor, found];
 };
 
 /** The rows that a screen lets through, by what is picked of them. */
@@ -160,6 +166,11 @@ const CASES: readonly (readonly [op: string, kind: Answer['kind'], run: Case])[]
   ['qkv, 3 rows', 'equal', qkv(3, 256)],
   ['attn_out, 5 rows', 'equal', attnOut(5)],
   ['down, 1 row', 'equal', down(1)],
+  ...(['tq1_0', 'tq2_0'] as const).flatMap((type) => [
+    [`qkv ${type}, 1 row`, 'equal', qkv(1, 512, type)] as const,
+    [`down ${type}, 5 rows`, 'equal', down(5, type)] as const,
+  ]),
+  ['repack tq1_0', 'equal', repack],
   ['gate_up relu2', 'close', gateUp('relu2')],
   ['gate_up silu', 'close', gateUp('silu')],
   ...DENSE.map((type) => [`head ${type}`, 'close', head(type)] as const),
@@ -283,6 +294,12 @@ const WEIGHTS: Readonly<
     for (let i = 0; i < n / 4; i++) bytes[i] &= ~(bytes[i] & (bytes[i] >> 1) & 0x55);
     new DataView(bytes.buffer).setFloat32(n / 4, 0.5, true);
     return bytes;
+  },
+  tq1_0: (n, random) => scaled(random((n / 256) * 54), 54, 53, 0x34),
+  tq2_0(n, random) {
+    const bytes = random((n / 256) * 66);
+    for (let i = 0; i < bytes.length; i++) bytes[i] &= ~(bytes[i] & (bytes[i] >> 1) & 0x55);
+    return scaled(bytes, 66, 65, 0x34);
   },
   f16: (n, random) => random(2 * n, 0x87ff87ff | 0, 0x34003400),
   bf16: (n, random) => random(2 * n, 0x80ff80ff | 0, 0x3e003e00),
