@@ -67,6 +67,54 @@ export function bitDots8(
   return out;
 }
 
+/** The same of 256 codes, to `out`. */
+// @ts-ignore: decorator
+@inline export function bitDots8x256(
+  w0: usize, w1: usize, w2: usize, w3: usize, w4: usize, w5: usize, w6: usize, w7: usize, act: usize, out: usize,
+): void {
+  if (DOT == 2 && PAIR) dots8Add(w0, w1, w2, w3, w4, w5, w6, w7, act, 256, out);
+  else if (DOT == 2) {
+    v128.store(out, dots4Masked(w0, w1, w2, w3, act));
+    v128.store(out, dots4Masked(w4, w5, w6, w7, act), 16);
+  } else if (DOT == 1) {
+    v128.store(out, dots4I16(w0, w1, w2, w3, act, 256));
+    v128.store(out, dots4I16(w4, w5, w6, w7, act, 256), 16);
+  } else {
+    v128.store(out, dots4I32(w0, w1, w2, w3, act, 256));
+    v128.store(out, dots4I32(w4, w5, w6, w7, act, 256), 16);
+  }
+}
+
+/** Sums of four rows of 256 codes, i32x4: two fields are masked without a shift and summed apart, four times too large. */
+// @ts-ignore: decorator
+@inline function dots4Masked(w0: usize, w1: usize, w2: usize, w3: usize, act: usize): v128 {
+  const at = thread;
+  const three = v128.load(at, 704), twelve = v128.load(at, 736);
+  const end = w0 + 64;
+  let a = i32x4.splat(0), b = i32x4.splat(0), c = i32x4.splat(0), d = i32x4.splat(0);
+  let e = i32x4.splat(0), f = i32x4.splat(0), g = i32x4.splat(0), h = i32x4.splat(0);
+  while (w0 < end) {
+    for (let half: usize = 0; half < 32; half += 16) {
+      const k0 = v128.load(act + half), k1 = v128.load(act + half, 32), k2 = v128.load(act + half, 64), k3 = v128.load(act + half, 96);
+      let x = v128.load(w0 + half), y = i16x8.shr_u(x, 4);
+      a = dotAdd(dotAdd(a, k3, v128.and(x, three)), k1, v128.and(y, three));
+      e = dotAdd(dotAdd(e, k2, v128.and(x, twelve)), k0, v128.and(y, twelve));
+      x = v128.load(w1 + half); y = i16x8.shr_u(x, 4);
+      b = dotAdd(dotAdd(b, k3, v128.and(x, three)), k1, v128.and(y, three));
+      f = dotAdd(dotAdd(f, k2, v128.and(x, twelve)), k0, v128.and(y, twelve));
+      x = v128.load(w2 + half); y = i16x8.shr_u(x, 4);
+      c = dotAdd(dotAdd(c, k3, v128.and(x, three)), k1, v128.and(y, three));
+      g = dotAdd(dotAdd(g, k2, v128.and(x, twelve)), k0, v128.and(y, twelve));
+      x = v128.load(w3 + half); y = i16x8.shr_u(x, 4);
+      d = dotAdd(dotAdd(d, k3, v128.and(x, three)), k1, v128.and(y, three));
+      h = dotAdd(dotAdd(h, k2, v128.and(x, twelve)), k0, v128.and(y, twelve));
+    }
+    act += 128;
+    w0 += 32; w1 += 32; w2 += 32; w3 += 32;
+  }
+  return i32x4.add(sums4(a, b, c, d), i32x4.shr_s(sums4(e, f, g, h), 2));
+}
+
 // In pair shape also for 128 bits, where it is no slower (bench/LOG.md): eight sums hide the latency of the dots.
 
 // @ts-ignore: decorator
@@ -470,6 +518,162 @@ export function bitTile(tile: usize, p: usize, q: usize, cols: i32): usize {
     v128.store(at, i16x8.shl(even, field << 1));
     v128.store(at, i16x8.shl(odd, field << 1), 64);
   }
+}
+
+// ---- tiles of 256 columns ----
+//
+// Where every 256 weights have a scale of their own, joining the lanes of each row's sum so often would take as long as the
+// dots. Here a lane is a row: activations are splat, four (DOT 0: two) at a time, and sums need no joining.
+//
+//   DOT 1, 2   codes u8 [64][LANES][4]: four k of each row
+//   DOT 0      int16 [128][LANES / 8][4][2]: two k of four rows, each w + 16384 v for the weights of rows i and i + 4 of eight
+
+/** Rows of such a tile. */
+// @ts-ignore: decorator
+@inline export const LANES: i32 = 16;
+
+/** Unpacks 256 codes of eight rows into rows 8 i … 8 i + 7 of a tile. */
+export function laneUnpack(w0: usize, w1: usize, w2: usize, w3: usize, w4: usize, w5: usize, w6: usize, w7: usize, tile: usize, i: i32): void {
+  const at = thread;
+  const threeL = v128.load(at, 704), threeH = v128.load(at, 720), three = v128.load(at, 848), one = v128.load(at, 864);
+  tile += <usize>(i * (DOT == 0 ? 16 : 32));
+  for (let half = 0; half < 4; half++) {
+    let a = v128.load(w0), b = v128.load(w1), c = v128.load(w2), d = v128.load(w3);
+    let ab = i32x4.shuffle(a, b, 0, 4, 1, 5), cd = i32x4.shuffle(c, d, 0, 4, 1, 5);
+    const l0 = i64x2.shuffle(ab, cd, 0, 2), l1 = i64x2.shuffle(ab, cd, 1, 3);
+    ab = i32x4.shuffle(a, b, 2, 6, 3, 7); cd = i32x4.shuffle(c, d, 2, 6, 3, 7);
+    const l2 = i64x2.shuffle(ab, cd, 0, 2), l3 = i64x2.shuffle(ab, cd, 1, 3);
+    a = v128.load(w4); b = v128.load(w5); c = v128.load(w6); d = v128.load(w7);
+    ab = i32x4.shuffle(a, b, 0, 4, 1, 5); cd = i32x4.shuffle(c, d, 0, 4, 1, 5);
+    const h0 = i64x2.shuffle(ab, cd, 0, 2), h1 = i64x2.shuffle(ab, cd, 1, 3);
+    ab = i32x4.shuffle(a, b, 2, 6, 3, 7); cd = i32x4.shuffle(c, d, 2, 6, 3, 7);
+    const h2 = i64x2.shuffle(ab, cd, 0, 2), h3 = i64x2.shuffle(ab, cd, 1, 3);
+    w0 += 16; w1 += 16; w2 += 16; w3 += 16; w4 += 16; w5 += 16; w6 += 16; w7 += 16;
+    // k = 128 block + 32 field + 16 half + …
+    let to = tile + <usize>((half >> 1) * 128 * LANES + (half & 1) * 16 * LANES);
+    if (DOT == 0) {
+      for (let n = 6; n >= 0; n -= 2) {
+        v128.store(to, swar(l0, h0, n, three, one)); v128.store(to, swar(l1, h1, n, three, one), 2 * LANES);
+        v128.store(to, swar(l2, h2, n, three, one), 4 * LANES); v128.store(to, swar(l3, h3, n, three, one), 6 * LANES);
+        v128.store(to, swar(l0, h0, n + 8, three, one), 8 * LANES); v128.store(to, swar(l1, h1, n + 8, three, one), 10 * LANES);
+        v128.store(to, swar(l2, h2, n + 8, three, one), 12 * LANES); v128.store(to, swar(l3, h3, n + 8, three, one), 14 * LANES);
+        to += 32 * LANES;
+      }
+    } else {
+      storeField(to, l0, l1, l2, l3, h0, h1, h2, h3, 6, threeL, threeH);
+      storeField(to + 32 * LANES, l0, l1, l2, l3, h0, h1, h2, h3, 4, threeL, threeH);
+      storeField(to + 64 * LANES, l0, l1, l2, l3, h0, h1, h2, h3, 2, threeL, threeH);
+      storeField(to + 96 * LANES, l0, l1, l2, l3, h0, h1, h2, h3, 0, threeL, threeH);
+    }
+  }
+}
+
+// @ts-ignore: decorator
+@inline function storeField(
+  to: usize, l0: v128, l1: v128, l2: v128, l3: v128, h0: v128, h1: v128, h2: v128, h3: v128, n: i32, threeL: v128, threeH: v128,
+): void {
+  v128.store(to, v128.and(i16x8.shr_u(l0, n), threeL)); v128.store(to, v128.and(i16x8.shr_u(h0, n), threeH), 16);
+  v128.store(to, v128.and(i16x8.shr_u(l1, n), threeL), 4 * LANES); v128.store(to, v128.and(i16x8.shr_u(h1, n), threeH), 4 * LANES + 16);
+  v128.store(to, v128.and(i16x8.shr_u(l2, n), threeL), 8 * LANES); v128.store(to, v128.and(i16x8.shr_u(h2, n), threeH), 8 * LANES + 16);
+  v128.store(to, v128.and(i16x8.shr_u(l3, n), threeL), 12 * LANES); v128.store(to, v128.and(i16x8.shr_u(h3, n), threeH), 12 * LANES + 16);
+}
+
+/**
+ * The dots of a tile's rows with two rows of activations, p and q: of codes with DOT 1 and 2, of weights with DOT 0. Returns where
+ * they stand, i32 [LANES] for p, then for q.
+ */
+// @ts-ignore: decorator
+@inline export function laneTile(tile: usize, p: usize, q: usize): usize {
+  const at = thread;
+  if (DOT == 2 && PAIR) laneAddPair(tile, p, q, at);
+  else if (DOT == 0) laneSwar(tile, p, q, at);
+  else laneAdd(tile, p, q, at);
+  return at;
+}
+
+// Two sums of each, for every other four k: they hide the latency of the dots.
+
+// @ts-ignore: decorator
+@inline function laneAddPair(tile: usize, p: usize, q: usize, at: usize): void {
+  const end = tile + 256 * LANES;
+  let paL = i32x4.splat(0), paH = i32x4.splat(0), pbL = i32x4.splat(0), pbH = i32x4.splat(0);
+  let qaL = i32x4.splat(0), qaH = i32x4.splat(0), qbL = i32x4.splat(0), qbH = i32x4.splat(0);
+  let raL = i32x4.splat(0), raH = i32x4.splat(0), rbL = i32x4.splat(0), rbH = i32x4.splat(0);
+  let saL = i32x4.splat(0), saH = i32x4.splat(0), sbL = i32x4.splat(0), sbH = i32x4.splat(0);
+  for (; tile < end; tile += 8 * LANES, p += 8, q += 8) {
+    let k = v128.load32_splat(p), j = v128.load32_splat(q);
+    let l = v128.load(tile), h = v128.load(tile, 16);
+    paL = dotAdd(paL, k, l); paH = dotAdd(paH, k, h); qaL = dotAdd(qaL, j, l); qaH = dotAdd(qaH, j, h);
+    l = v128.load(tile, 32); h = v128.load(tile, 48);
+    pbL = dotAdd(pbL, k, l); pbH = dotAdd(pbH, k, h); qbL = dotAdd(qbL, j, l); qbH = dotAdd(qbH, j, h);
+    k = v128.load32_splat(p, 4); j = v128.load32_splat(q, 4);
+    l = v128.load(tile, 64); h = v128.load(tile, 80);
+    raL = dotAdd(raL, k, l); raH = dotAdd(raH, k, h); saL = dotAdd(saL, j, l); saH = dotAdd(saH, j, h);
+    l = v128.load(tile, 96); h = v128.load(tile, 112);
+    rbL = dotAdd(rbL, k, l); rbH = dotAdd(rbH, k, h); sbL = dotAdd(sbL, j, l); sbH = dotAdd(sbH, j, h);
+  }
+  v128.store(at, i32x4.add(paL, raL)); v128.store(at, i32x4.add(paH, raH), 16);
+  v128.store(at, i32x4.add(pbL, rbL), 32); v128.store(at, i32x4.add(pbH, rbH), 48);
+  v128.store(at, i32x4.add(qaL, saL), 64); v128.store(at, i32x4.add(qaH, saH), 80);
+  v128.store(at, i32x4.add(qbL, sbL), 96); v128.store(at, i32x4.add(qbH, sbH), 112);
+}
+
+/** With DOT 1 a lane takes 64 dots of at most 2 * 2 * 127 = 508, which just fit an i16. */
+// @ts-ignore: decorator
+@inline function laneDot(acc: v128, k: v128, x: v128): v128 {
+  return DOT == 2 ? dotAdd(acc, k, x) : dotI16(acc, k, x);
+}
+
+// @ts-ignore: decorator
+@inline function laneSum(acc: v128): v128 {
+  return DOT == 2 ? acc : i32x4.extadd_pairwise_i16x8_s(acc);
+}
+
+// @ts-ignore: decorator
+@inline function laneAdd(tile: usize, p: usize, q: usize, at: usize): void {
+  const end = tile + 256 * LANES;
+  let pa = i32x4.splat(0), pb = i32x4.splat(0), pc = i32x4.splat(0), pd = i32x4.splat(0);
+  let qa = i32x4.splat(0), qb = i32x4.splat(0), qc = i32x4.splat(0), qd = i32x4.splat(0);
+  for (; tile < end; tile += 4 * LANES, p += 4, q += 4) {
+    const k = v128.load32_splat(p), j = v128.load32_splat(q);
+    let x = v128.load(tile);
+    pa = laneDot(pa, k, x); qa = laneDot(qa, j, x);
+    x = v128.load(tile, 16);
+    pb = laneDot(pb, k, x); qb = laneDot(qb, j, x);
+    x = v128.load(tile, 32);
+    pc = laneDot(pc, k, x); qc = laneDot(qc, j, x);
+    x = v128.load(tile, 48);
+    pd = laneDot(pd, k, x); qd = laneDot(qd, j, x);
+  }
+  v128.store(at, laneSum(pa)); v128.store(at, laneSum(pb), 16); v128.store(at, laneSum(pc), 32); v128.store(at, laneSum(pd), 48);
+  v128.store(at, laneSum(qa), 64); v128.store(at, laneSum(qb), 80); v128.store(at, laneSum(qc), 96); v128.store(at, laneSum(qd), 112);
+}
+
+// @ts-ignore: decorator
+@inline function laneSwar(tile: usize, p: usize, q: usize, at: usize): void {
+  const end = tile + 256 * LANES;
+  let pa = i32x4.splat(0), pb = i32x4.splat(0), pc = i32x4.splat(0), pd = i32x4.splat(0);
+  let qa = i32x4.splat(0), qb = i32x4.splat(0), qc = i32x4.splat(0), qd = i32x4.splat(0);
+  while (tile < end) {
+    // Two products of 127 a step: 32 steps are 8128 and fit the 14 bits of the low sum.
+    const stop = tile + 64 * LANES;
+    let pab = i32x4.splat(0), pcd = i32x4.splat(0), qab = i32x4.splat(0), qcd = i32x4.splat(0);
+    for (; tile < stop; tile += 2 * LANES, p += 4, q += 4) {
+      const k = v128.load32_splat(p), j = v128.load32_splat(q), x = v128.load(tile), y = v128.load(tile, 16);
+      pab = i32x4.add(pab, i32x4.dot_i16x8_s(k, x)); qab = i32x4.add(qab, i32x4.dot_i16x8_s(j, x));
+      pcd = i32x4.add(pcd, i32x4.dot_i16x8_s(k, y)); qcd = i32x4.add(qcd, i32x4.dot_i16x8_s(j, y));
+    }
+    let low = lowSum(pab);
+    pa = i32x4.add(pa, low); pb = i32x4.add(pb, i32x4.shr_s(i32x4.sub(pab, low), 14));
+    low = lowSum(pcd);
+    pc = i32x4.add(pc, low); pd = i32x4.add(pd, i32x4.shr_s(i32x4.sub(pcd, low), 14));
+    low = lowSum(qab);
+    qa = i32x4.add(qa, low); qb = i32x4.add(qb, i32x4.shr_s(i32x4.sub(qab, low), 14));
+    low = lowSum(qcd);
+    qc = i32x4.add(qc, low); qd = i32x4.add(qd, i32x4.shr_s(i32x4.sub(qcd, low), 14));
+  }
+  v128.store(at, pa); v128.store(at, pb, 16); v128.store(at, pc, 32); v128.store(at, pd, 48);
+  v128.store(at, qa, 64); v128.store(at, qb, 80); v128.store(at, qc, 96); v128.store(at, qd, 112);
 }
 
 // ---- 7-bit codes of a screened head (kernels/screen.ts) ----

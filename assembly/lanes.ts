@@ -108,7 +108,7 @@ export const F16_BIAS: f32 = reinterpret<f32>(0x77800000);
 //   +0    accumulators, 512 bytes   +512  dots of a tile, i32 [2][8]
 //   +704  03 x32    +736 0c x32     +768  8fffffff x8
 //   +800  00c0 x8   +816 0030 x8    +832  000c x8   +848 0003 x8   +864 4001 x8
-//   +880  d5 x16    +896 2a x16     +912  80 x16
+//   +880  d5 x16    +896 2a x16     +912  80 x16  +928 F16_BIAS x4
 export let thread: usize = 0;
 
 /** Low memory of the threads starts here; a thread has THREAD_BYTES of it. */
@@ -134,6 +134,7 @@ export function enterThread(index: i32): void {
   memory.fill(at + 880, 85 - 128, 16);
   memory.fill(at + 896, 170 - 128, 16);
   memory.fill(at + 912, 128, 16);
+  v128.store(at, f32x4.splat(F16_BIAS), 928);
 }
 
 /** The mask that `f16Low` and `f16High` want. */
