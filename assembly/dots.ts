@@ -528,15 +528,17 @@ export function bitTile(tile: usize, p: usize, q: usize, cols: i32): usize {
 //   DOT 1, 2   codes u8 [64][LANES][4]: four k of each row
 //   DOT 0      int16 [128][LANES / 8][4][2]: two k of four rows, each w + 16384 v for the weights of rows i and i + 4 of eight
 
-/** Rows of such a tile. */
+/** Rows of such a tile: with two rows of activations as many sums as hide the latency of the dots and fit the registers. */
 // @ts-ignore: decorator
-@inline export const LANES: i32 = 16;
+@inline export const LANES: i32 = DOT == 2 ? 24 : 16;
 
-/** Unpacks 256 codes of eight rows into rows 8 i … 8 i + 7 of a tile. */
-export function laneUnpack(w0: usize, w1: usize, w2: usize, w3: usize, w4: usize, w5: usize, w6: usize, w7: usize, tile: usize, i: i32): void {
+/** Unpacks 256 codes of eight rows into rows i … i + 7 of a tile. */
+export function laneUnpack(
+  w0: usize, w1: usize, w2: usize, w3: usize, w4: usize, w5: usize, w6: usize, w7: usize, tile: usize, i: i32,
+): void {
   const at = thread;
   const threeL = v128.load(at, 704), threeH = v128.load(at, 720), three = v128.load(at, 848), one = v128.load(at, 864);
-  tile += <usize>(i * (DOT == 0 ? 16 : 32));
+  tile += <usize>(i * (DOT == 0 ? 2 : 4));
   for (let half = 0; half < 4; half++) {
     let a = v128.load(w0), b = v128.load(w1), c = v128.load(w2), d = v128.load(w3);
     let ab = i32x4.shuffle(a, b, 0, 4, 1, 5), cd = i32x4.shuffle(c, d, 0, 4, 1, 5);
@@ -579,43 +581,67 @@ export function laneUnpack(w0: usize, w1: usize, w2: usize, w3: usize, w4: usize
 }
 
 /**
- * The dots of a tile's rows with two rows of activations, p and q: of codes with DOT 1 and 2, of weights with DOT 0. Returns where
- * they stand, i32 [LANES] for p, then for q.
+ * Adds (dot - sum) * (d * scale) of a tile's rows and two rows of activations, p and q, to f32 [2][LANES] at `to`: scale f32 [LANES];
+ * d f32 and sum i32 of p's block at a, of q's at b. The dots are of codes with DOT 1 and 2, of weights with DOT 0, where nothing
+ * is taken off.
  */
-// @ts-ignore: decorator
-@inline export function laneTile(tile: usize, p: usize, q: usize): usize {
-  const at = thread;
-  if (DOT == 2 && PAIR) laneAddPair(tile, p, q, at);
-  else if (DOT == 0) laneSwar(tile, p, q, at);
-  else laneAdd(tile, p, q, at);
-  return at;
+export function laneTile(tile: usize, p: usize, q: usize, scale: usize, a: usize, b: usize, to: usize): void {
+  if (DOT == 2 && PAIR) laneAddPair(tile, p, q, scale, a, b, to);
+  else if (DOT == 0) laneSwar(tile, p, q, scale, a, b, to);
+  else laneAdd(tile, p, q, scale, a, b, to);
 }
 
-// Two sums of each, for every other four k: they hide the latency of the dots.
+/** y + (dot - sum) * (d * scale). */
+// @ts-ignore: decorator
+@inline export function addBlock(y: v128, dot: v128, sum: v128, d: v128, scale: v128): v128 {
+  return f32x4.add(y, f32x4.mul(f32x4.convert_i32x4_s(i32x4.sub(dot, sum)), f32x4.mul(d, scale)));
+}
+
+// Two sums of each, for every other four k.
 
 // @ts-ignore: decorator
-@inline function laneAddPair(tile: usize, p: usize, q: usize, at: usize): void {
+@inline function laneAddPair(tile: usize, p: usize, q: usize, scale: usize, a: usize, b: usize, to: usize): void {
   const end = tile + 256 * LANES;
-  let paL = i32x4.splat(0), paH = i32x4.splat(0), pbL = i32x4.splat(0), pbH = i32x4.splat(0);
-  let qaL = i32x4.splat(0), qaH = i32x4.splat(0), qbL = i32x4.splat(0), qbH = i32x4.splat(0);
-  let raL = i32x4.splat(0), raH = i32x4.splat(0), rbL = i32x4.splat(0), rbH = i32x4.splat(0);
-  let saL = i32x4.splat(0), saH = i32x4.splat(0), sbL = i32x4.splat(0), sbH = i32x4.splat(0);
+  let paL = i32x4.splat(0), paH = i32x4.splat(0), pbL = i32x4.splat(0), pbH = i32x4.splat(0), pcL = i32x4.splat(0), pcH = i32x4.splat(0);
+  let qaL = i32x4.splat(0), qaH = i32x4.splat(0), qbL = i32x4.splat(0), qbH = i32x4.splat(0), qcL = i32x4.splat(0), qcH = i32x4.splat(0);
+  let raL = i32x4.splat(0), raH = i32x4.splat(0), rbL = i32x4.splat(0), rbH = i32x4.splat(0), rcL = i32x4.splat(0), rcH = i32x4.splat(0);
+  let saL = i32x4.splat(0), saH = i32x4.splat(0), sbL = i32x4.splat(0), sbH = i32x4.splat(0), scL = i32x4.splat(0), scH = i32x4.splat(0);
   for (; tile < end; tile += 8 * LANES, p += 8, q += 8) {
     let k = v128.load32_splat(p), j = v128.load32_splat(q);
     let l = v128.load(tile), h = v128.load(tile, 16);
     paL = dotAdd(paL, k, l); paH = dotAdd(paH, k, h); qaL = dotAdd(qaL, j, l); qaH = dotAdd(qaH, j, h);
     l = v128.load(tile, 32); h = v128.load(tile, 48);
     pbL = dotAdd(pbL, k, l); pbH = dotAdd(pbH, k, h); qbL = dotAdd(qbL, j, l); qbH = dotAdd(qbH, j, h);
-    k = v128.load32_splat(p, 4); j = v128.load32_splat(q, 4);
     l = v128.load(tile, 64); h = v128.load(tile, 80);
-    raL = dotAdd(raL, k, l); raH = dotAdd(raH, k, h); saL = dotAdd(saL, j, l); saH = dotAdd(saH, j, h);
+    pcL = dotAdd(pcL, k, l); pcH = dotAdd(pcH, k, h); qcL = dotAdd(qcL, j, l); qcH = dotAdd(qcH, j, h);
+    k = v128.load32_splat(p, 4); j = v128.load32_splat(q, 4);
     l = v128.load(tile, 96); h = v128.load(tile, 112);
+    raL = dotAdd(raL, k, l); raH = dotAdd(raH, k, h); saL = dotAdd(saL, j, l); saH = dotAdd(saH, j, h);
+    l = v128.load(tile, 128); h = v128.load(tile, 144);
     rbL = dotAdd(rbL, k, l); rbH = dotAdd(rbH, k, h); sbL = dotAdd(sbL, j, l); sbH = dotAdd(sbH, j, h);
+    l = v128.load(tile, 160); h = v128.load(tile, 176);
+    rcL = dotAdd(rcL, k, l); rcH = dotAdd(rcH, k, h); scL = dotAdd(scL, j, l); scH = dotAdd(scH, j, h);
   }
-  v128.store(at, i32x4.add(paL, raL)); v128.store(at, i32x4.add(paH, raH), 16);
-  v128.store(at, i32x4.add(pbL, rbL), 32); v128.store(at, i32x4.add(pbH, rbH), 48);
-  v128.store(at, i32x4.add(qaL, saL), 64); v128.store(at, i32x4.add(qaH, saH), 80);
-  v128.store(at, i32x4.add(qbL, sbL), 96); v128.store(at, i32x4.add(qbH, sbH), 112);
+  // All loads before all stores, or the revectoriser makes no pairs.
+  const dp = v128.load32_splat(a), sp = v128.load32_splat(a, 4), dq = v128.load32_splat(b), sq = v128.load32_splat(b, 4);
+  paL = addBlock(v128.load(to), i32x4.add(paL, raL), sp, dp, v128.load(scale));
+  paH = addBlock(v128.load(to, 16), i32x4.add(paH, raH), sp, dp, v128.load(scale, 16));
+  pbL = addBlock(v128.load(to, 32), i32x4.add(pbL, rbL), sp, dp, v128.load(scale, 32));
+  pbH = addBlock(v128.load(to, 48), i32x4.add(pbH, rbH), sp, dp, v128.load(scale, 48));
+  pcL = addBlock(v128.load(to, 64), i32x4.add(pcL, rcL), sp, dp, v128.load(scale, 64));
+  pcH = addBlock(v128.load(to, 80), i32x4.add(pcH, rcH), sp, dp, v128.load(scale, 80));
+  qaL = addBlock(v128.load(to, 96), i32x4.add(qaL, saL), sq, dq, v128.load(scale));
+  qaH = addBlock(v128.load(to, 112), i32x4.add(qaH, saH), sq, dq, v128.load(scale, 16));
+  qbL = addBlock(v128.load(to, 128), i32x4.add(qbL, sbL), sq, dq, v128.load(scale, 32));
+  qbH = addBlock(v128.load(to, 144), i32x4.add(qbH, sbH), sq, dq, v128.load(scale, 48));
+  qcL = addBlock(v128.load(to, 160), i32x4.add(qcL, scL), sq, dq, v128.load(scale, 64));
+  qcH = addBlock(v128.load(to, 176), i32x4.add(qcH, scH), sq, dq, v128.load(scale, 80));
+  v128.store(to, paL); v128.store(to, paH, 16);
+  v128.store(to, pbL, 32); v128.store(to, pbH, 48);
+  v128.store(to, pcL, 64); v128.store(to, pcH, 80);
+  v128.store(to, qaL, 96); v128.store(to, qaH, 112);
+  v128.store(to, qbL, 128); v128.store(to, qbH, 144);
+  v128.store(to, qcL, 160); v128.store(to, qcH, 176);
 }
 
 /** With DOT 1 a lane takes 64 dots of at most 2 * 2 * 127 = 508, which just fit an i16. */
@@ -630,10 +656,10 @@ export function laneUnpack(w0: usize, w1: usize, w2: usize, w3: usize, w4: usize
 }
 
 // @ts-ignore: decorator
-@inline function laneAdd(tile: usize, p: usize, q: usize, at: usize): void {
+@inline function laneAdd(tile: usize, p: usize, q: usize, scale: usize, a: usize, b: usize, to: usize): void {
   const end = tile + 256 * LANES;
-  let pa = i32x4.splat(0), pb = i32x4.splat(0), pc = i32x4.splat(0), pd = i32x4.splat(0);
-  let qa = i32x4.splat(0), qb = i32x4.splat(0), qc = i32x4.splat(0), qd = i32x4.splat(0);
+  let pa = i32x4.splat(0), pb = i32x4.splat(0), pc = i32x4.splat(0), pd = i32x4.splat(0), pe = i32x4.splat(0), pf = i32x4.splat(0);
+  let qa = i32x4.splat(0), qb = i32x4.splat(0), qc = i32x4.splat(0), qd = i32x4.splat(0), qe = i32x4.splat(0), qf = i32x4.splat(0);
   for (; tile < end; tile += 4 * LANES, p += 4, q += 4) {
     const k = v128.load32_splat(p), j = v128.load32_splat(q);
     let x = v128.load(tile);
@@ -644,18 +670,37 @@ export function laneUnpack(w0: usize, w1: usize, w2: usize, w3: usize, w4: usize
     pc = laneDot(pc, k, x); qc = laneDot(qc, j, x);
     x = v128.load(tile, 48);
     pd = laneDot(pd, k, x); qd = laneDot(qd, j, x);
+    if (LANES == 24) {
+      x = v128.load(tile, 64);
+      pe = laneDot(pe, k, x); qe = laneDot(qe, j, x);
+      x = v128.load(tile, 80);
+      pf = laneDot(pf, k, x); qf = laneDot(qf, j, x);
+    }
   }
-  v128.store(at, laneSum(pa)); v128.store(at, laneSum(pb), 16); v128.store(at, laneSum(pc), 32); v128.store(at, laneSum(pd), 48);
-  v128.store(at, laneSum(qa), 64); v128.store(at, laneSum(qb), 80); v128.store(at, laneSum(qc), 96); v128.store(at, laneSum(qd), 112);
+  const dp = v128.load32_splat(a), sp = v128.load32_splat(a, 4), dq = v128.load32_splat(b), sq = v128.load32_splat(b, 4);
+  v128.store(to, addBlock(v128.load(to), laneSum(pa), sp, dp, v128.load(scale)));
+  v128.store(to, addBlock(v128.load(to, 16), laneSum(pb), sp, dp, v128.load(scale, 16)), 16);
+  v128.store(to, addBlock(v128.load(to, 32), laneSum(pc), sp, dp, v128.load(scale, 32)), 32);
+  v128.store(to, addBlock(v128.load(to, 48), laneSum(pd), sp, dp, v128.load(scale, 48)), 48);
+  v128.store(to, addBlock(v128.load(to, 4 * LANES), laneSum(qa), sq, dq, v128.load(scale)), 4 * LANES);
+  v128.store(to, addBlock(v128.load(to, 4 * LANES + 16), laneSum(qb), sq, dq, v128.load(scale, 16)), 4 * LANES + 16);
+  v128.store(to, addBlock(v128.load(to, 4 * LANES + 32), laneSum(qc), sq, dq, v128.load(scale, 32)), 4 * LANES + 32);
+  v128.store(to, addBlock(v128.load(to, 4 * LANES + 48), laneSum(qd), sq, dq, v128.load(scale, 48)), 4 * LANES + 48);
+  if (LANES == 24) {
+    v128.store(to, addBlock(v128.load(to, 64), pe, sp, dp, v128.load(scale, 64)), 64);
+    v128.store(to, addBlock(v128.load(to, 80), pf, sp, dp, v128.load(scale, 80)), 80);
+    v128.store(to, addBlock(v128.load(to, 160), qe, sq, dq, v128.load(scale, 64)), 160);
+    v128.store(to, addBlock(v128.load(to, 176), qf, sq, dq, v128.load(scale, 80)), 176);
+  }
 }
 
 // @ts-ignore: decorator
-@inline function laneSwar(tile: usize, p: usize, q: usize, at: usize): void {
+@inline function laneSwar(tile: usize, p: usize, q: usize, scale: usize, a: usize, b: usize, to: usize): void {
   const end = tile + 256 * LANES;
   let pa = i32x4.splat(0), pb = i32x4.splat(0), pc = i32x4.splat(0), pd = i32x4.splat(0);
   let qa = i32x4.splat(0), qb = i32x4.splat(0), qc = i32x4.splat(0), qd = i32x4.splat(0);
   while (tile < end) {
-    // Two products of 127 a step: 32 steps are 8128 and fit the 14 bits of the low sum.
+    // Two products of at most 127 a step: after 32 steps the low sum is at most 8128 and still fits 14 bits.
     const stop = tile + 64 * LANES;
     let pab = i32x4.splat(0), pcd = i32x4.splat(0), qab = i32x4.splat(0), qcd = i32x4.splat(0);
     for (; tile < stop; tile += 2 * LANES, p += 4, q += 4) {
@@ -672,8 +717,15 @@ export function laneUnpack(w0: usize, w1: usize, w2: usize, w3: usize, w4: usize
     low = lowSum(qcd);
     qc = i32x4.add(qc, low); qd = i32x4.add(qd, i32x4.shr_s(i32x4.sub(qcd, low), 14));
   }
-  v128.store(at, pa); v128.store(at, pb, 16); v128.store(at, pc, 32); v128.store(at, pd, 48);
-  v128.store(at, qa, 64); v128.store(at, qb, 80); v128.store(at, qc, 96); v128.store(at, qd, 112);
+  const zero = i32x4.splat(0), dp = v128.load32_splat(a), dq = v128.load32_splat(b);
+  v128.store(to, addBlock(v128.load(to), pa, zero, dp, v128.load(scale)));
+  v128.store(to, addBlock(v128.load(to, 16), pb, zero, dp, v128.load(scale, 16)), 16);
+  v128.store(to, addBlock(v128.load(to, 32), pc, zero, dp, v128.load(scale, 32)), 32);
+  v128.store(to, addBlock(v128.load(to, 48), pd, zero, dp, v128.load(scale, 48)), 48);
+  v128.store(to, addBlock(v128.load(to, 64), qa, zero, dq, v128.load(scale)), 64);
+  v128.store(to, addBlock(v128.load(to, 80), qb, zero, dq, v128.load(scale, 16)), 80);
+  v128.store(to, addBlock(v128.load(to, 96), qc, zero, dq, v128.load(scale, 32)), 96);
+  v128.store(to, addBlock(v128.load(to, 112), qd, zero, dq, v128.load(scale, 48)), 112);
 }
 
 // ---- 7-bit codes of a screened head (kernels/screen.ts) ----
