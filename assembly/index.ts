@@ -3,11 +3,11 @@
 export { dotProbe } from './dots';
 export { enterThread } from './lanes';
 export {
-  ATTENTION, BARRIER, CHECK_TERNARY, EMBED, GLU, LINEAR, PREPARE, REPACK, RESCORE, ROPE, SAMPLE, SCREEN, SCREEN_BUILD, SCREEN_PREPARE,
-  linearScratchBytes, runProgram, serve, start, stop,
+  ADD_NORM, ATTENTION, BARRIER, CHECK_TERNARY, EMBED, GLU, LINEAR, NORM, PREPARE, REPACK, RESCORE, ROPE, SAMPLE, SCREEN, SCREEN_BUILD,
+  SCREEN_PREPARE, linearScratchBytes, runProgram, serve, start, stop,
 } from './program';
 export { attentionScratchBytes } from './kernels/attention';
-export { BF16, F16, F32, I2_S, Q6_K, Q8_0, TQ1_0, TQ2_0, preparedBytes } from './kernels/prepare';
-export { RELU2, SILU } from './kernels/glu';
+export { BF16, F16, F32, I2_S, Q4_0, Q6_K, Q8_0, TQ1_0, TQ2_0, preparedBytes } from './kernels/prepare';
+export { GELU, RELU2, SILU } from './kernels/glu';
 export { HEAP, sample, sampleScratchBytes } from './kernels/sample';
 export { screenBytes } from './kernels/screen';

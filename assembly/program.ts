@@ -21,6 +21,7 @@ import { denseLinear } from './kernels/dense_linear';
 import { glu } from './kernels/glu';
 import { F16, I2_S, prepareRow, preparedBytes, TQ1_0, TQ2_0 } from './kernels/prepare';
 import { repackTq1, TQ1_BYTES, TQ2_BYTES } from './kernels/repack';
+import { addRmsNorm, rmsNorm } from './kernels/rms_norm';
 import { ropeHead, storeHead } from './kernels/rope';
 import { HEAP, sample } from './kernels/sample';
 import { buildScreen, prepareScreened, rescore, screenRowBytes, screenRows } from './kernels/screen';
@@ -38,7 +39,9 @@ export const SCREEN_PREPARE: i32 = 10;
 export const SCREEN: i32 = 11;
 export const RESCORE: i32 = 12;
 export const CHECK_TERNARY: i32 = 13;
-export const REPACK: i32 = 14;
+export const NORM: i32 = 14;
+export const ADD_NORM: i32 = 15;
+export const REPACK: i32 = 16;
 
 const BARRIER_AT: usize = 2048;
 const START_AT: usize = 2112;
@@ -61,6 +64,8 @@ export function runProgram(list: usize, index: i32, threads: i32): void {
     else if (op == SCREEN) runScreen(list + 8, index, threads);
     else if (op == RESCORE) runRescore(list + 8, index, threads);
     else if (op == CHECK_TERNARY) runCheckTernary(list + 8, index, threads);
+    else if (op == NORM) runNorm(list + 8, index, threads);
+    else if (op == ADD_NORM) runAddNorm(list + 8, index, threads);
     else if (op == REPACK) runRepack(list + 8, index, threads);
     else unreachable();
     list += <usize>load<i32>(list, 4) << 2;
@@ -106,23 +111,45 @@ export function serve(index: i32, last: i32): i32 {
   return min(share((items + 3) >> 2, index, threads) << 2, items);
 }
 
-// [rows, dim, type, staged, x]
+// [rows, dim, type, staged, x, scale]
 function runEmbed(a: usize, index: i32, threads: i32): void {
-  const dim = arg(a, 1), type = arg(a, 2);
+  const dim = arg(a, 1), type = arg(a, 2), scale = load<f32>(a, 20);
   const end = share(arg(a, 0), index + 1, threads);
   for (let r = share(arg(a, 0), index, threads); r < end; r++) {
-    decodeRow(type, <usize>arg(a, 3), r, dim, <usize>(arg(a, 4) + r * dim * 4));
+    const x = <usize>(arg(a, 4) + r * dim * 4);
+    decodeRow(type, <usize>arg(a, 3), r, dim, x);
+    if (scale == 1) continue;
+    for (let i = x; i < x + (<usize>dim << 2); i += 4) store<f32>(i, load<f32>(i) * scale);
   }
 }
 
-// [rows, index or 0, x, weight or 0, eps, dim, weight type, h, prepared]
+// [rows, index, x, weight, eps, dim, out]
+function runNorm(a: usize, index: i32, threads: i32): void {
+  const dim = arg(a, 5);
+  const end = share(arg(a, 0), index + 1, threads);
+  for (let r = share(arg(a, 0), index, threads); r < end; r++) {
+    const from = load<i32>(<usize>(arg(a, 1) + r * 4));
+    rmsNorm(<usize>(arg(a, 2) + from * dim * 4), <usize>arg(a, 3), load<f32>(a, 16), dim, <usize>(arg(a, 6) + r * dim * 4));
+  }
+}
+
+// [rows, y, weight, eps, dim, x]
+function runAddNorm(a: usize, index: i32, threads: i32): void {
+  const dim = arg(a, 4);
+  const end = share(arg(a, 0), index + 1, threads);
+  for (let r = share(arg(a, 0), index, threads); r < end; r++) {
+    addRmsNorm(<usize>(arg(a, 1) + r * dim * 4), <usize>arg(a, 2), load<f32>(a, 12), dim, <usize>(arg(a, 5) + r * dim * 4));
+  }
+}
+
+// [rows, index or 0, x, weight or 0, eps, dim, weight type, h, prepared, second weight or 0]
 function runPrepare(a: usize, index: i32, threads: i32): void {
   const pick = <usize>arg(a, 1), dim = arg(a, 5), type = arg(a, 6);
   const end = share(arg(a, 0), index + 1, threads);
   for (let r = share(arg(a, 0), index, threads); r < end; r++) {
     const from = pick ? load<i32>(pick + (<usize>r << 2)) : r;
     prepareRow(
-      <usize>(arg(a, 2) + from * dim * 4), <usize>arg(a, 3), load<f32>(a, 16), dim, type, arg(a, 0) >= TILE_ROWS,
+      <usize>(arg(a, 2) + from * dim * 4), <usize>arg(a, 3), <usize>arg(a, 9), load<f32>(a, 16), dim, type, arg(a, 0) >= TILE_ROWS,
       <usize>(arg(a, 7) + r * dim * 4), <usize>(arg(a, 8) + r * preparedBytes(dim, type)),
     );
   }
@@ -156,7 +183,7 @@ function runGlu(a: usize, index: i32, threads: i32): void {
 }
 
 // [rows, heads, kvHeads, headDim, ropeDim, interleaved, rope, pos, sequence, f16, page, blockBytes, blockSize, tables,
-//  maxBlocks, q, k, v]
+//  maxBlocks, q, k, v, weight of q's norm or 0, of k's, eps]
 // `page`: the layer's keys in block 0. Items are the heads of q, k and v of every row.
 function runRope(a: usize, index: i32, threads: i32): void {
   const heads = arg(a, 1), kvHeads = arg(a, 2), headDim = arg(a, 3), ropeDim = arg(a, 4);
@@ -169,7 +196,9 @@ function runRope(a: usize, index: i32, threads: i32): void {
     const pos = load<i32>(<usize>(arg(a, 7) + 4 * r));
     const angles = <usize>(arg(a, 6) + pos * ropeDim * 4);
     if (h < heads) {
-      ropeHead(<usize>(arg(a, 15) + (r * heads + h) * headDim * 4), ropeDim, arg(a, 5), angles);
+      const q = <usize>(arg(a, 15) + (r * heads + h) * headDim * 4);
+      if (arg(a, 18)) rmsNorm(q, <usize>arg(a, 18), load<f32>(a, 80), headDim, q);
+      ropeHead(q, ropeDim, arg(a, 5), angles);
       continue;
     }
     h -= heads;
@@ -179,6 +208,7 @@ function runRope(a: usize, index: i32, threads: i32): void {
     let from: usize;
     if (h < kvHeads) {
       from = <usize>(arg(a, 16) + (r * kvHeads + h) * headDim * 4);
+      if (arg(a, 19)) rmsNorm(from, <usize>arg(a, 19), load<f32>(a, 80), headDim, from);
       ropeHead(from, ropeDim, arg(a, 5), angles);
       to += <usize>h * headBytes;
     } else {

@@ -3,8 +3,8 @@
 // usage: npm run bench -- peers MODEL_I2S MODEL_TQ2 [--threads 1,2] [--prompt 128] [--tokens 48] [--runs 5] [--node PATH]
 //                               [--tier auto] [--head auto] [--wllama] [--wllama-tokens 8] [--wllama-prompt 16]
 //
-// The others do not read I2_S: `npm run bench -- synthetic tq2.gguf --type tq2_0` writes a file of the same shape for them. They
-// are no part of the project: `npm install --prefix bench/peers` gets them. Each engine stays loaded in a process of its own and
+// The others do not read I2_S: `ternlm convert MODEL_I2S MODEL_TQ2 --type tq2_0` makes what they do. MODEL_I2S may be of any
+// format, the same file as well. The others are no part of the project: `npm install --prefix bench/peers` gets them. Each engine stays loaded in a process of its own and
 // computes only when told to, all in turns; ratios are medians over the turns. --node runs the processes with another Node.
 // llama.cpp's threads spin while they wait for each other: on a busy machine two of them are slower than one.
 import { existsSync } from 'node:fs';

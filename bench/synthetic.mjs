@@ -1,12 +1,14 @@
-// Writes a ternary model with random weights: the shape and the byte layout of a real one, for timing.
-//   npm run bench -- synthetic OUT.gguf [--shape 2b|tiny] [--type i2_s|tq2_0] [--embedding f16|q8_0|q6_k] [--seed N]
-// llama.cpp opens TQ2_0 and not I2_S: --type tq2_0 writes a file of the same shape for it.
-import { closeSync, openSync, writeSync } from 'node:fs';
+// Writes a ternary model with random I2_S weights: the shape and the byte layout of a real one, for timing.
+//   npm run bench -- synthetic OUT.gguf [--shape 2b|llama3-8b|falcon3-10b|tiny] [--embedding f16|q8_0|q6_k] [--seed N] [--sparse]
+// `ternlm convert` makes the other formats of it. With --sparse the weights are a hole in the file (all -1, tables 0): enough to
+// see what memory a shape takes, without the disk.
+import { closeSync, ftruncateSync, openSync, writeSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { FILE_TYPES } from '../dist/convert/types.js';
 import { f16Bits } from '../dist/gguf/layouts/f16.js';
-import { TAIL_BYTES } from '../dist/gguf/layouts/i2_s.js';
 import { blocks as q6k } from '../dist/gguf/layouts/q6_k.js';
 import { blocks as q80 } from '../dist/gguf/layouts/q8_0.js';
+import { TAIL_BYTES } from '../dist/gguf/layouts/ternary.js';
 import { requireLayout } from '../dist/gguf/layouts.js';
 import { headerBytes } from '../dist/gguf/writer.js';
 
@@ -21,6 +23,30 @@ const SHAPES = {
     vocab: 128256,
     context: 4096,
     ropeBase: 500000,
+    controls: 256,
+  },
+  'llama3-8b': {
+    arch: 'llama',
+    layers: 32,
+    dim: 4096,
+    ffnDim: 14336,
+    heads: 32,
+    kvHeads: 8,
+    vocab: 128256,
+    context: 8192,
+    ropeBase: 500000,
+    controls: 256,
+  },
+  'falcon3-10b': {
+    arch: 'llama',
+    layers: 40,
+    dim: 3072,
+    ffnDim: 23040,
+    heads: 12,
+    kvHeads: 4,
+    vocab: 131072,
+    context: 32768,
+    ropeBase: 1000042,
     controls: 256,
   },
   tiny: {
@@ -44,7 +70,6 @@ const TERNARY = Uint8Array.from({ length: 256 }, (_, i) => {
 /** Of each type, bytes that belong together and what fills a chunk of them. */
 const FILLS = {
   I2_S: [4, fillTernary],
-  TQ2_0: [66, fillBlocks],
   F16: [8, fillEmbedding],
   F32: [4, fillNorm],
   Q8_0: [q80.bytes, fillQ8],
@@ -57,25 +82,17 @@ const { values: options, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     shape: { type: 'string', default: '2b' },
-    type: { type: 'string', default: 'i2_s' },
     embedding: { type: 'string', default: 'f16' },
     seed: { type: 'string', default: '1' },
+    sparse: { type: 'boolean', default: false },
   },
 });
-/** Blocks of 256 weights: 64 bytes of codes, then an f16 scale (ggml's block_tq2_0). */
-const TQ2_0 = { id: 35, rowMultiple: 256, sizeBytes: ([inputs, rows]) => (inputs * rows * 66) / 256 };
-/** llama.cpp knows the architecture by the name `bitnet`. */
-const TERNARY_TYPES = {
-  i2_s: { type: 'I2_S', fileType: 40, arch: 'bitnet-b1.58' },
-  tq2_0: { type: 'TQ2_0', fileType: 37, arch: 'bitnet', layout: TQ2_0 },
-};
 const shape = SHAPES[options.shape];
-const ternary = TERNARY_TYPES[options.type];
 const seed = Number(options.seed);
 const isTable = ['f16', 'q8_0', 'q6_k'].includes(options.embedding);
-if (positionals.length !== 1 || !shape || !ternary || !isTable || !Number.isSafeInteger(seed)) {
+if (positionals.length !== 1 || !shape || !isTable || !Number.isSafeInteger(seed)) {
   console.error(
-    'usage: npm run bench -- synthetic OUT.gguf [--shape 2b|tiny] [--type i2_s|tq2_0] [--embedding f16|q8_0|q6_k] [--seed N]',
+    `usage: npm run bench -- synthetic OUT.gguf [--shape ${Object.keys(SHAPES).join('|')}] [--embedding f16|q8_0|q6_k] [--seed N] [--sparse]`,
   );
   process.exit(2);
 }
@@ -86,6 +103,7 @@ function write(path, name, shape, embedding, seed) {
   const tensors = tensorList(shape, embedding);
   const header = headerBytes(metadata(name, shape), tensors);
   const file = openSync(path, 'w');
+  ftruncateSync(file, header.size);
   writeSync(file, header.bytes);
   for (const [i, tensor] of tensors.entries()) {
     const end = header.at[i + 1] ?? header.size;
@@ -95,12 +113,12 @@ function write(path, name, shape, embedding, seed) {
   console.log(`${path}: ${header.size} bytes in ${((performance.now() - started) / 1000).toFixed(1)} s`);
 }
 
-function tensorList({ layers, dim, ffnDim, heads, kvHeads, vocab }, embedding) {
+function tensorList({ arch, layers, dim, ffnDim, heads, kvHeads, vocab }, embedding) {
   const kvDim = (dim / heads) * kvHeads;
-  const matrix = (name, inputs, rows) => ({
-    ...{ name, type: ternary.type, layout: ternary.layout, dims: [inputs, rows] },
-  });
+  const matrix = (name, inputs, rows) => ({ name, type: 'I2_S', dims: [inputs, rows] });
   const norm = (name, length) => ({ name, type: 'F32', dims: [length] });
+  const isLlama = arch === 'llama'; // without sub-norms, with a head of its own
+  const subNorm = (name, length) => (isLlama ? [] : [norm(name, length)]);
   const tensors = [{ name: 'token_embd.weight', type: embedding, dims: [dim, vocab] }];
   for (let layer = 0; layer < layers; layer++) {
     const blk = `blk.${layer}`;
@@ -109,29 +127,30 @@ function tensorList({ layers, dim, ffnDim, heads, kvHeads, vocab }, embedding) {
       matrix(`${blk}.attn_q.weight`, dim, dim),
       matrix(`${blk}.attn_k.weight`, dim, kvDim),
       matrix(`${blk}.attn_v.weight`, dim, kvDim),
-      norm(`${blk}.attn_sub_norm.weight`, dim),
+      ...subNorm(`${blk}.attn_sub_norm.weight`, dim),
       matrix(`${blk}.attn_output.weight`, dim, dim),
       norm(`${blk}.ffn_norm.weight`, dim),
       matrix(`${blk}.ffn_gate.weight`, dim, ffnDim),
       matrix(`${blk}.ffn_up.weight`, dim, ffnDim),
-      norm(`${blk}.ffn_sub_norm.weight`, ffnDim),
+      ...subNorm(`${blk}.ffn_sub_norm.weight`, ffnDim),
       matrix(`${blk}.ffn_down.weight`, ffnDim, dim),
     );
   }
   tensors.push(norm('output_norm.weight', dim));
+  if (isLlama) tensors.push({ name: 'output.weight', type: embedding, dims: [dim, vocab] });
   return tensors;
 }
 
-function metadata(name, { layers, dim, ffnDim, heads, kvHeads, vocab, context, ropeBase, controls }) {
+function metadata(name, shape) {
+  const { arch = 'bitnet-b1.58', layers, dim, ffnDim, heads, kvHeads, vocab, context, ropeBase, controls } = shape;
   const { tokens, types, merges } = vocabulary(vocab, controls);
   const u32 = (value) => ({ type: 'u32', value });
   const f32 = (value) => ({ type: 'f32', value });
   const string = (value) => ({ type: 'string', value });
-  const { arch, fileType } = ternary;
   return [
     ['general.architecture', string(arch)],
     ['general.name', string(`synthetic-${name}`)],
-    ['general.file_type', u32(fileType)],
+    ['general.file_type', u32(FILE_TYPES.I2_S)],
     ['general.quantization_version', u32(2)],
     [`${arch}.vocab_size`, u32(vocab)],
     [`${arch}.context_length`, u32(context)],
@@ -191,13 +210,13 @@ function xorshift32(seed) {
   };
 }
 
-function writeTensor(file, { name, type, dims, layout }, at, end, random) {
-  const bytes = (layout ?? requireLayout(type, name)).sizeBytes(dims) - (type === 'I2_S' ? TAIL_BYTES : 0);
+function writeTensor(file, { name, type, dims }, at, end, random) {
+  const bytes = requireLayout(type, name).sizeBytes(dims) - (type === 'I2_S' ? TAIL_BYTES : 0);
   const [unit, fill] = FILLS[type];
   const most = CHUNK_BYTES - (CHUNK_BYTES % unit);
-  for (let done = 0; done < bytes; done += most) {
+  for (let done = 0; done < bytes && !(options.sparse && type !== 'F32'); done += most) {
     const chunk = new Uint8Array(Math.min(most, bytes - done));
-    fill(chunk, random, dims);
+    fill(chunk, random);
     writeSync(file, chunk, 0, chunk.length, at + done);
   }
   const rest = new Uint8Array(end - at - bytes);
@@ -217,13 +236,6 @@ function fillTernary(chunk, random) {
     chunk[i + 2] = TERNARY[(x >>> 16) & 255];
     chunk[i + 3] = TERNARY[x >>> 24];
   }
-}
-
-function fillBlocks(chunk, random, [inputs]) {
-  fillTernary(chunk, random);
-  const scale = 1 / Math.sqrt(inputs * 0.6);
-  const view = new DataView(chunk.buffer);
-  for (let at = 64; at < chunk.length; at += 66) view.setUint16(at, f16Bits(scale), true);
 }
 
 function fillEmbedding(chunk, random) {

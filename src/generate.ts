@@ -208,7 +208,7 @@ interface Texts {
  * text; the last one held then carries the text of all.
  */
 function createTexts(tokenizer: Tokenizer, stops: readonly string[], out: (token: Token) => void): Texts {
-  const detokenizer = createDetokenizer(tokenizer, { skipSpecial: true });
+  const detokenizer = createDetokenizer(tokenizer, { skipSpecial: true, continues: true });
   const held: Writable<Token>[] = [];
   const parts: string[] = [];
   let pending = '';

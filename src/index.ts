@@ -1,5 +1,6 @@
 /** Ternary language models anywhere JavaScript runs. */
 export type { ChatMessage } from './chat.ts';
+export type { EmbedOptions, Perplexity, PerplexityOptions } from './evaluate.ts';
 export type { Completion, FinishReason, GenerateOptions, Timings, Token } from './generate.ts';
 export { GgufError } from './gguf/error.ts';
 export {

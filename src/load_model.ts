@@ -1,15 +1,16 @@
-import type { Backend, KvType, Tensor } from './backend/backend.ts';
+import type { Activation, Backend, KvType, Tensor } from './backend/backend.ts';
 import { type WasmBackend, wasmBackend } from './backend/wasm/backend.ts';
 import type { WasmTensor } from './backend/wasm/memory.ts';
 import type { Tier } from './backend/wasm/tier.ts';
 import { type ChatMessage, createChat } from './chat.ts';
-import { createEngine } from './engine/engine.ts';
+import { createEngine, type Engine } from './engine/engine.ts';
+import { type EmbedOptions, embed, evaluate, type Perplexity, type PerplexityOptions, perplexity } from './evaluate.ts';
 import { type Completion, type GenerateOptions, generate, resolveOptions, type Token } from './generate.ts';
 import { GgufError } from './gguf/error.ts';
 import { readHeader } from './gguf/header.ts';
 import { openSource } from './gguf/source.ts';
-import { type Activation, type Config, readConfig } from './model/config.ts';
-import { createKvCache, type KvBlocks, type KvSequence, kvBlockBytes, kvBlocksOf } from './model/kv_cache.ts';
+import { type Config, readConfig } from './model/config.ts';
+import { createKvCache, type KvBlocks, kvBlockBytes, kvBlocksOf } from './model/kv_cache.ts';
 import { createStepper, type StepLimits, type Stepper } from './model/step.ts';
 import { type LoadedWeights, type LoadProgress, loadWeights } from './model/weights.ts';
 import { paramsBytes } from './sampler.ts';
@@ -98,6 +99,14 @@ export interface Model {
   detokenize(tokens: ArrayLike<number>, options?: { skipSpecial?: boolean }): string;
   /** Logits f32 [tokens][vocab], row i after token i; for evaluation. */
   logits(tokens: ArrayLike<number>, options?: LogitsOptions): Promise<Float32Array>;
+  /**
+   * Vectors f32 [dim] of length 1, whose products tell how near texts are: of an embedding model what it was trained to give.
+   * Several texts share forward passes; each is a text or its tokens.
+   */
+  embed(text: string | Int32Array, options?: EmbedOptions): Promise<Float32Array>;
+  embed(texts: readonly (string | ArrayLike<number>)[], options?: EmbedOptions): Promise<Float32Array[]>;
+  /** How well the model foretells a text, as llama.cpp measures it. */
+  perplexity(text: string, options?: PerplexityOptions): Promise<Perplexity>;
   /** Ends what runs, frees memory and threads; settles when they are gone. */
   dispose(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
@@ -143,13 +152,20 @@ export async function loadModel(
     if (contextSize > config.contextLength) {
       warnings.push(`contextSize ${contextSize} is more than the ${config.contextLength} positions of the training`);
     }
-    const limits = { maxRows: MAX_ROWS, maxOuts: parallel, paramsStride: paramsBytes(contextSize + 1) };
-    const { kv, stepper } = openStepper(backend, config, weights, kvType, contextSize, limits);
-    if (kv.blocks < kvBlocksOf(contextSize) * parallel) {
-      const positions = kv.blocks * kv.cache.blockSize;
-      warnings.push(`memory holds ${positions} positions in all, not ${contextSize} for each of ${parallel} sequences`);
+    let engine: Engine | undefined;
+    let kvBytes = 0;
+    if (config.headTensor !== undefined) {
+      const limits = { maxRows: MAX_ROWS, maxOuts: parallel, paramsStride: paramsBytes(contextSize + 1) };
+      const { kv, stepper } = openStepper(backend, config, weights, kvType, contextSize, limits);
+      if (kv.blocks < kvBlocksOf(contextSize) * parallel) {
+        const positions = kv.blocks * kv.cache.blockSize;
+        warnings.push(
+          `memory holds ${positions} positions in all, not ${contextSize} for each of ${parallel} sequences`,
+        );
+      }
+      engine = createEngine(stepper, kv);
+      kvBytes = kv.blocks * kvBlockBytes(config, kvType);
     }
-    const engine = createEngine(stepper, kv);
     const parameters = [...header.tensors.values()].reduce((sum, t) => sum + t.dims.reduce((a, b) => a * b, 1), 0);
     const info: ModelInfo = {
       name: config.name,
@@ -168,7 +184,7 @@ export async function loadModel(
       threads: backend.threads,
       fileBytes: source.size,
       memoryBytes: backend.memoryUsed().allocated,
-      kvBytes: kv.blocks * kvBlockBytes(config, kvType),
+      kvBytes,
       warnings,
     };
 
@@ -177,6 +193,7 @@ export async function loadModel(
       if (disposed !== undefined) throw new Error('the model was disposed');
     };
     const device: Backend<Tensor> & WasmBackend = backend;
+    const subject = { backend: device, config, weights };
 
     const isChat = (prompt: Prompt): prompt is readonly ChatMessage[] =>
       Array.isArray(prompt) && typeof prompt[0] === 'object';
@@ -192,30 +209,58 @@ export async function loadModel(
       return { ...given, stop: '\nUser:' };
     }
 
-    function checked(tokens: ArrayLike<number>, most: number): ArrayLike<number> {
+    function checked(tokens: ArrayLike<number>, most: number, what = 'prompt'): ArrayLike<number> {
       if (typeof tokens !== 'object' || tokens === null || typeof tokens.length !== 'number') {
-        throw new TypeError(`prompt: got ${String(tokens)}, expected a text, messages or token ids`);
+        throw new TypeError(`${what}: got ${String(tokens)}, expected a text, messages or token ids`);
       }
-      if (tokens.length === 0) throw new RangeError('prompt: no tokens, expected at least one');
+      if (tokens.length === 0) throw new RangeError(`${what}: no tokens, expected at least one`);
       if (tokens.length > most) {
-        throw new RangeError(`prompt: ${tokens.length} tokens, expected at most ${most} (contextSize ${contextSize})`);
+        throw new RangeError(`${what}: ${tokens.length} tokens, expected at most ${most} (contextSize ${contextSize})`);
       }
       for (let i = 0; i < tokens.length; i++) {
         const id = tokens[i];
         if (!Number.isInteger(id) || id < 0 || id >= config.vocab) {
-          throw new RangeError(`prompt: token ${i} is ${id}, expected a whole number from 0 to ${config.vocab - 1}`);
+          throw new RangeError(`${what}: token ${i} is ${id}, expected a whole number from 0 to ${config.vocab - 1}`);
         }
       }
       return tokens;
+    }
+
+    /** @throws Error where there are no logits */
+    function generator(what: string): Engine {
+      if (engine !== undefined) return engine;
+      throw new Error(`${what}: ${config.name} is an embedding model (${config.architecture}), without an output head`);
+    }
+
+    function embedTexts(text: string | Int32Array, embedOptions?: EmbedOptions): Promise<Float32Array>;
+    function embedTexts(
+      texts: readonly (string | ArrayLike<number>)[],
+      embedOptions?: EmbedOptions,
+    ): Promise<Float32Array[]>;
+    async function embedTexts(
+      texts: string | Int32Array | readonly (string | ArrayLike<number>)[],
+      embedOptions: EmbedOptions = {},
+    ): Promise<Float32Array | Float32Array[]> {
+      live();
+      const alone = typeof texts === 'string' || texts instanceof Int32Array;
+      const all = alone ? [texts] : texts;
+      if (!Array.isArray(all)) throw new TypeError('embed: expected a text, or an array of texts');
+      const tokens = all.map((text, i) => {
+        const ids = typeof text === 'string' ? tokenizer.encode(text, { addSpecial: true }) : text;
+        return checked(ids, contextSize, `embed: text ${i}`);
+      });
+      const vectors = await embed(subject, tokens, { kv: kvType, ...embedOptions }, live);
+      return alone ? vectors[0] : vectors;
     }
 
     const model: Model = {
       info,
       generate(prompt, generateOptions = {}) {
         live();
+        const generating = generator('generate');
         const resolved = resolveOptions(optionsOf(prompt, generateOptions), config.vocab, tokenizer.eogTokens);
         const tokens = checked(tokensOf(prompt, generateOptions.parseSpecial ?? false), contextSize);
-        return generate(engine, tokenizer, tokens, resolved);
+        return generate(generating, tokenizer, tokens, resolved);
       },
       async complete(prompt, { onToken, ...rest } = {}) {
         const tokens = model.generate(prompt, rest);
@@ -232,35 +277,33 @@ export async function loadModel(
         checkKv(type);
         count('batch', batch, MAX_OUTS);
         const { length } = checked(tokens, contextSize);
+        generator('logits');
         const result = new Float32Array(length * config.vocab);
-        const own = createKvCache(device, config, type, length, 1);
-        let one: Stepper | undefined;
-        try {
-          (own.open() as KvSequence).reserve(length);
-          one = createStepper(device, config, weights, own, { maxRows: batch, maxOuts: batch, paramsStride: 64 });
-          for (let from = 0; from < length; from += batch) {
+        await evaluate(subject, [tokens], {
+          kv: type,
+          rows: batch,
+          wanted: () => true,
+          onOut(_, at, logits) {
             live();
-            const rows = Math.min(batch, length - from);
-            for (let r = 0; r < rows; r++) {
-              one.tokens[r] = tokens[from + r];
-              one.pos[r] = from + r;
-              one.index[r] = r;
-            }
-            await one.run(rows, rows, false);
-            for (let r = 0; r < rows; r++) {
-              const at = (from + r) * config.vocab;
-              await one.readLogits(r, result.subarray(at, at + config.vocab));
-            }
-          }
-        } finally {
-          one?.dispose();
-          own.dispose();
-        }
+            result.set(logits, at * logits.length);
+          },
+        });
         return result;
+      },
+      embed: embedTexts,
+      async perplexity(text, perplexityOptions = {}) {
+        live();
+        generator('perplexity');
+        const most = Math.min(contextSize, perplexityOptions.contextSize ?? 512);
+        count('contextSize', perplexityOptions.contextSize ?? most, contextSize);
+        const tokens = tokenizer.encode(text, { addSpecial: true });
+        if (tokens.length < 2) throw new RangeError(`perplexity: ${tokens.length} tokens, expected at least 2`);
+        const bos = tokenizer.addBos ? tokenizer.bos : undefined;
+        return perplexity(subject, tokens, bos, { kv: kvType, ...perplexityOptions, contextSize: most }, live);
       },
       dispose() {
         disposed ??= (async () => {
-          await engine.close(new Error('the model was disposed'));
+          await engine?.close(new Error('the model was disposed'));
           await device.dispose();
           await source.close();
         })();

@@ -1,4 +1,4 @@
-import type { TernaryType, WeightType } from '../dist/backend/backend.js';
+import type { Activation, TernaryType, WeightType } from '../dist/backend/backend.js';
 import { attention } from '../dist/reference/attention.js';
 import { decodeRow } from '../dist/reference/decode_row.js';
 import { roundTo } from '../dist/reference/dense_linear.js';
@@ -40,12 +40,12 @@ export function boundsOf(rows: number, each: (row: number) => Float64Array): Flo
 }
 
 /**
- * |act(g) u| of two backends whose g and u differ by dg and du. relu2 of equal g is rounded alike, twice. silu: the
+ * |act(g) u| of two backends whose g and u differ by dg and du. relu2 of equal g is rounded alike, twice. silu and gelu: the
  * exponential's error, three roundings of the backend (1 + e, quotient, product) and two of the reference; an exponential
  * may stop growing at e^88, the end of f32, which leaves |g| e^-88 where there should be less.
  */
 export function gluBound(
-  activation: 'relu2' | 'silu',
+  activation: Activation,
   g: Float32Array,
   u: Float32Array,
   dg: Float64Array,
@@ -58,9 +58,13 @@ export function gluBound(
       const roundings = d + du[i] > 0 ? 4 * ULP * act * ui : 0;
       return (2 * gi * d + d * d) * ui + act * du[i] + roundings;
     }
-    // The slope of silu is at most 1.1.
-    const act = Math.abs(g[i] / (1 + Math.exp(-g[i])));
-    return 1.1 * d * ui + act * du[i] + (EXP + 5 * ULP) * act * ui + gi * Math.exp(-88) * ui;
+    // gelu is g / (1 + e^x) with x of five roundings, which move the exponential by a factor e^(5 ULP |x|). The slope of
+    // silu is at most 1.1, that of gelu 1.13; where x is off by more than 1 both sides are next to 0.
+    const x = activation === 'silu' ? -g[i] : -2 * Math.sqrt(2 / Math.PI) * (g[i] + 0.044715 * g[i] ** 3);
+    const act = Math.abs(g[i] / (1 + Math.exp(x)));
+    const exponent = activation === 'silu' ? 0 : Math.expm1(Math.min(5 * ULP * Math.abs(x), 1));
+    const roundings = EXP + exponent + 5 * ULP;
+    return 1.13 * d * ui + act * du[i] + roundings * act * ui + gi * Math.exp(-88) * ui;
   });
 }
 

@@ -81,14 +81,14 @@ const refusals: [string, Keys, Tensors, string][] = [
   [
     'a type that is not read',
     {},
-    { 'blk.0.attn_q.weight': { type: 'TQ2_0' } },
-    'type TQ2_0, which this version does not read yet',
+    { 'blk.0.attn_q.weight': { type: 'Q4_K' } },
+    'type Q4_K, which this version does not read yet',
   ],
   [
     'a ternary embedding',
     {},
     { 'token_embd.weight': { type: 'I2_S' } },
-    'type I2_S, expected F16, BF16, F32, Q8_0, Q6_K',
+    'type I2_S, expected F16, BF16, F32, Q8_0, Q6_K, Q4_0',
   ],
   [
     'a layer in Q8_0',
@@ -172,7 +172,69 @@ describe('readConfig', () => {
     expect(readConfig(header, 'm.gguf', 'relu2').activation).toBe('relu2');
   });
 
-  it.each(['F16', 'BF16', 'F32', 'Q8_0', 'Q6_K'] as const)('takes an embedding in %s', (type) => {
+  /** The golden model's header as that of another family: keys renamed, tensors taken away and added. */
+  function asFamily(architecture: string, norms: Record<string, number>, keys: Keys = {}): GgufHeader {
+    const tensors: Tensors = {};
+    for (let layer = 0; layer < 4; layer++) {
+      for (const name of ['attn_sub_norm', 'ffn_sub_norm']) tensors[`blk.${layer}.${name}.weight`] = undefined;
+      for (const [name, length] of Object.entries(norms)) {
+        tensors[`blk.${layer}.${name}.weight`] = { dims: [length], bytes: 4 * length };
+      }
+    }
+    const header = changed(keys, tensors);
+    const metadata = [...header.metadata].map(([key, value]): [string, GgufValue] => [
+      key.replace('bitnet-b1.58.', `${architecture}.`),
+      value,
+    ]);
+    return { ...header, metadata: new Map([...metadata, ['general.architecture', architecture]]) };
+  }
+  const EMBEDDING = {
+    ...{ attn_q_norm_in: 256, attn_k_norm_in: 256, attn_v_norm_in: 256, attn_output_norm_in: 256 },
+    ...{ ffn_gate_norm_in: 256, ffn_up_norm_in: 256, ffn_down_norm_in: 512, attn_q_norm: 64, attn_k_norm: 64 },
+  };
+  const POST = { post_attention_norm: 256, post_ffw_norm: 256 };
+  const HEAD_DIM = { 'attention.key_length': 64 };
+
+  it('reads the other families', () => {
+    expect(readConfig(asFamily('llama', {}), 'm.gguf')).toMatchObject({
+      ...{ ropeStyle: 'norm', activation: 'silu', hasSubNorm: false, hasInputNorms: false, embeddingScale: 1 },
+      headTensor: 'token_embd.weight',
+    });
+    expect(readConfig(asFamily('qwen3', EMBEDDING, HEAD_DIM), 'm.gguf')).toMatchObject({
+      ...{ ropeStyle: 'neox', activation: 'silu', hasInputNorms: true, hasHeadNorms: true, hasPostNorms: false },
+      ...{ embeddingScale: 1, headTensor: undefined, pooling: 'last' },
+    });
+    const gemma3 = asFamily('gemma3', { ...EMBEDDING, ...POST }, { ...HEAD_DIM, pooling_type: 1 });
+    expect(readConfig(gemma3, 'm.gguf')).toMatchObject({
+      ...{ ropeStyle: 'neox', activation: 'gelu', hasInputNorms: true, hasHeadNorms: true, hasPostNorms: true },
+      ...{ embeddingScale: 16, headTensor: undefined, pooling: 'mean' },
+    });
+  });
+
+  it.each([
+    ['qwen3 without head dimension', () => asFamily('qwen3', EMBEDDING), 'key qwen3.attention.key_length is missing'],
+    ['qwen3 without a norm', () => asFamily('qwen3', { attn_q_norm: 64 }, HEAD_DIM), "'blk.0.attn_q_norm_in.weight'"],
+    [
+      'gemma3 without norms behind',
+      () => asFamily('gemma3', EMBEDDING, HEAD_DIM),
+      "'blk.0.post_attention_norm.weight'",
+    ],
+    ['llama with sub-norms', () => asFamily('llama', { attn_sub_norm: 256 }), "'blk.0.attn_sub_norm.weight'"],
+    [
+      'a norm of another length',
+      () => asFamily('qwen3', { ...EMBEDDING, attn_k_norm: 32 }, HEAD_DIM),
+      "'blk.0.attn_k_norm.weight': shape [32], expected [64]",
+    ],
+    [
+      'a pooling that there is none of',
+      () => asFamily('qwen3', EMBEDDING, { ...HEAD_DIM, pooling_type: 4 }),
+      'key qwen3.pooling_type: 4, expected 1 (mean), 2 (first token) or 3 (last token)',
+    ],
+  ])('refuses %s', (_what, header, message) => {
+    expect(() => readConfig(header(), 'm.gguf')).toThrow(message);
+  });
+
+  it.each(['F16', 'BF16', 'F32', 'Q8_0', 'Q6_K', 'Q4_0'] as const)('takes an embedding in %s', (type) => {
     const config = readConfig(changed({}, { 'token_embd.weight': { type } }), 'm.gguf');
     expect(config.headTensor).toBe('token_embd.weight');
   });

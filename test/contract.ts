@@ -79,6 +79,8 @@ const SHAPES: [WeightType, number, number, number][] = [
   ['q8_0', 3, 96, 16],
   ['q8_0', 127, 384, 5],
   ['q8_0', 640, 2560, 2],
+  ['q4_0', 3, 96, 5],
+  ['q4_0', 127, 384, 1],
   ['q6_k', 1, 256, 1],
   ['q6_k', 3, 512, 16],
   ['q6_k', 127, 768, 5],
@@ -167,7 +169,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
 
     queueContract(() => backend);
 
-    for (const type of ['f16', 'bf16', 'f32', 'q8_0', 'q6_k'] as const) {
+    for (const type of ['f16', 'bf16', 'f32', 'q8_0', 'q6_k', 'q4_0'] as const) {
       const unit = type === 'q6_k' ? 256 : 32;
       for (const [rows, dim] of [
         [1, unit],
@@ -188,11 +190,12 @@ export function contract(name: string, open: () => Promise<Backend>): void {
 
     for (const [type, blockBytes, scaleAt] of [
       ['q8_0', 34, 0],
+      ['q4_0', 18, 0],
       ['q6_k', 210, 208],
     ] as const) {
       testCase(`embed ${type}, codes and scales of every sign`, async (r, op) => {
         const [rows, dim] = [5, 512];
-        const bytes = Uint8Array.from({ length: rows * (type === 'q8_0' ? 16 : 2) * blockBytes }, () => r.below(256));
+        const bytes = Uint8Array.from({ length: rows * (type === 'q6_k' ? 2 : 16) * blockBytes }, () => r.below(256));
         // Clear of the exponents of infinity and NaN.
         for (let at = scaleAt + 1; at < bytes.length; at += blockBytes) bytes[at] &= 0xbf;
         await compare(op, r.seed, (b) => {
@@ -254,7 +257,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
         );
       });
 
-      for (const activation of ['relu2', 'silu'] as const) {
+      for (const activation of ['relu2', 'silu', 'gelu'] as const) {
         testCase(`gate_up ${activation} ${type} ${m} x ${k}, ${rows} rows`, async (r, op) => {
           const [gate, up] = [matrix(r, type, m, k), matrix(r, type, m, k)];
           const weight = weightOf(r, k).map((v) => v * 4);
@@ -291,6 +294,8 @@ export function contract(name: string, open: () => Promise<Backend>): void {
         );
       });
     }
+
+    normContract(compare, testCase);
 
     testCase('quantize_i8 rounds ties to even', async (r, op) => {
       // The largest is 127, so the scale is 1 and x itself is rounded: 0.5 -> 0, 1.5 -> 2, -2.5 -> -2 ...
@@ -417,6 +422,14 @@ export function contract(name: string, open: () => Promise<Backend>): void {
       }
     }
 
+    for (const [heads, kvHeads, headDim, ropeDim] of HEADS) {
+      const widths = { heads, kvHeads, headDim, ropeDim, ropeStyle: 'neox' } as const;
+      testCase(`attention f32, heads normalised, ${heads} / ${kvHeads} x ${headDim}`, (r, op) => {
+        const setup = attentionCase(r, 'f32', widths, BATCHES['a prompt and other sequences'], { headNorms: true });
+        return compareAttention(r, op, setup);
+      });
+    }
+
     for (const kvType of ['f32', 'f16'] as const) {
       for (const slope of SLOPES) {
         testCase(`attention ${kvType}, scores that rise by ${slope} a position`, (r, op) => {
@@ -501,7 +514,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
       });
     }
 
-    for (const type of ['f16', 'bf16', 'f32', 'q8_0', 'q6_k'] as const) {
+    for (const type of ['f16', 'bf16', 'f32', 'q8_0', 'q6_k', 'q4_0'] as const) {
       testCase(`head screened, ${type}`, (r, op) => screenContract(backend, r, op, screenedHead(r, type)));
     }
     testCase('head screened, rows of 20480', (r, op) => {
@@ -512,8 +525,91 @@ export function contract(name: string, open: () => Promise<Backend>): void {
       return screenContract(backend, r, op, { w, x: new Float32Array(8 * dim).fill(1), exactRows: [] });
     });
 
-    testCase('a layer in one program equals one program an op', (r) => layerContract(backend, r));
+    for (const norms of ['few', 'all'] as const) {
+      testCase(`a layer with ${norms} norms in one program equals one program an op`, (r) =>
+        layerContract(backend, r, norms === 'all'),
+      );
+    }
   });
+}
+
+type Compare = (
+  op: string,
+  seed: number,
+  build: Case,
+  bound?: (output: number, expected: Float32Array) => ArrayLike<number> | undefined,
+) => Promise<void>;
+type TestCase = (op: string, test: (r: Random, op: string) => Promise<void>) => void;
+
+/** The norms and the factor that some families have; with ternary matrices all of it is spelled out rounding by rounding. */
+function normContract(compare: Compare, testCase: TestCase): void {
+  const [m, k] = [12, 256];
+  testCase('embed scaled, 5 x 96', async (r, op) => {
+    const bytes = denseBytes('f16', r.normal(5 * 96));
+    await compare(op, r.seed, (b) => {
+      const [x, staged] = [b.out(5 * 96), b.put(bytes)];
+      const scale = Math.sqrt(96);
+      return { enqueue: () => b.ops.embed({ rows: 5, dim: 96, type: 'f16', scale, staged, x }), outputs: [x] };
+    });
+  });
+
+  for (const rows of [1, 5]) {
+    testCase(`qkv with input norms, ${rows} rows`, async (r, op) => {
+      const ws = [m, 4, 8].map((n) => matrix(r, 'i2_s', n, k));
+      const [weight, ...weights] = Array.from({ length: 4 }, () => weightOf(r, k));
+      const y = activations(r, rows, k);
+      await compare(op, r.seed, (b) => {
+        const [q, key, v] = [m, 4, 8].map((n) => b.out(rows * n));
+        const [wq, wk, wv] = ws.map(b.matrix);
+        const [nq, nk, nv] = weights.map((w) => b.norm(w));
+        const common = { rows, x: b.put(y), norm: b.norm(weight), scratch: b.scratch(rows, k) };
+        const inputNorms = [nq, nk, nv] as const;
+        return { enqueue: () => b.ops.qkv({ ...common, inputNorms, wq, wk, wv, q, k: key, v }), outputs: [q, key, v] };
+      });
+    });
+
+    testCase(`gate_up with input norms, ${rows} rows`, async (r, op) => {
+      const ws = [m, m].map((n) => matrix(r, 'i2_s', n, k));
+      const [weight, ...weights] = Array.from({ length: 3 }, () => weightOf(r, k));
+      const y = activations(r, rows, k);
+      await compare(op, r.seed, (b) => {
+        const out = b.out(rows * m);
+        const [gate, up] = ws.map(b.matrix);
+        const [ng, nu] = weights.map((w) => b.norm(w));
+        const common = { rows, x: b.put(y), norm: b.norm(weight), scratch: b.scratch(rows, k) };
+        const inputNorms = [ng, nu] as const;
+        const op = { ...common, inputNorms, gate, up, activation: 'relu2', out } as const;
+        return { enqueue: () => b.ops.gateUp(op), outputs: [out] };
+      });
+    });
+
+    for (const stem of ['attn_out', 'down'] as const) {
+      testCase(`${stem} with a norm behind, ${rows} rows`, async (r, op) => {
+        const w = matrix(r, 'i2_s', m, k);
+        const [before, behind] = [weightOf(r, k), weightOf(r, m)];
+        const [y, x] = [activations(r, rows, k), r.normal(rows * m)];
+        await compare(op, r.seed, (b) => {
+          const [yIn, norm, postNorm, wIn] = [b.put(y), b.norm(before), b.norm(behind), b.matrix(w)];
+          const [to, scratch] = [b.put(x), b.scratch(rows, k)];
+          const enqueue = (): void =>
+            stem === 'down'
+              ? b.ops.down({ rows, h: yIn, norm, wdown: wIn, postNorm, x: to, scratch })
+              : b.ops.attnOut({ rows, attn: yIn, norm, wo: wIn, postNorm, x: to, scratch });
+          return { enqueue, outputs: [to] };
+        });
+      });
+    }
+
+    testCase(`hidden, ${rows} outs of 16 rows`, async (r, op) => {
+      const [x, weight] = [activations(r, 16, k), weightOf(r, k)];
+      const index = Int32Array.from(r.shuffled(16).slice(0, rows));
+      await compare(op, r.seed, (b) => {
+        const out = b.out(rows * k);
+        const common = { outs: rows, dim: k, index: b.put(index), x: b.put(x), norm: b.norm(weight) };
+        return { enqueue: () => b.ops.hidden({ ...common, out }), outputs: [out] };
+      });
+    });
+  }
 }
 
 /** Samplers that look at few logits, at some more, and at all. */
@@ -685,7 +781,7 @@ function attentionCase(
   kvType: KvType,
   shape: HeadShape,
   places: [number, number][],
-  { blockSize = 16, slope = 0 } = {},
+  { blockSize = 16, slope = 0, headNorms = false } = {},
 ) {
   const { heads, kvHeads, headDim, ropeDim, ropeStyle } = shape;
   const [layers, layer, maxBlocks, sequences] = [2, 1, 5, 3];
@@ -724,6 +820,7 @@ function attentionCase(
   const k = sloped(r.normal(rows * kvHeads * headDim), (vector) => slope * places[Math.floor(vector / kvHeads)][1]);
   const v = r.normal(rows * kvHeads * headDim);
   const angles = ropeTable(blockSize * maxBlocks, ropeDim, 10_000);
+  const [qNorm, kNorm] = [0, 1].map(() => (headNorms ? weightOf(r, headDim) : undefined));
 
   /** Rows `from` … `to` - 1 on the cache `bytes`; the outputs are out and the cache. */
   const build =
@@ -742,6 +839,7 @@ function attentionCase(
         ropeDim,
         ropeStyle,
         rope: b.put(angles),
+        headNorms: qNorm && kNorm && ([b.norm(qNorm), b.norm(kNorm)] as const),
         places: { pos, sequence },
       };
       const scratch = b.scratch(to - from, heads * headDim, headDim);
@@ -750,13 +848,19 @@ function attentionCase(
   const numbersOf = (bytes: Uint8Array<ArrayBuffer>): Float32Array =>
     decodeRow(kvType, bytes, 0, bytes.length / (kvType === 'f16' ? 2 : 4));
 
+  const normed = (x: Float32Array, weight: Float32Array | undefined): Float32Array => {
+    if (weight === undefined) return x;
+    const y = new Float32Array(x.length);
+    for (let at = 0; at < x.length; at += headDim) y.set(rmsNorm(x.subarray(at, at + headDim), weight, EPS), at);
+    return y;
+  };
   const rotate = (x: Float32Array, pos: number): Float32Array =>
     rope(x, headDim, ropeDim, ropeStyle, angles.subarray(pos * ropeDim, (pos + 1) * ropeDim));
 
   // Keys are rotated, so may differ in their last bits, and in f16 by the rounding that these tip over; all else is a copy.
   const cacheBound = new Float64Array(numbers);
   places.forEach(([sequence, pos], i) => {
-    const key = rowOf(k, i, kvHeads * headDim);
+    const key = normed(rowOf(k, i, kvHeads * headDim), kNorm);
     const [y, bound] = [rotate(key, pos), ropeBound(key, headDim, ropeDim, ropeStyle)];
     for (let head = 0; head < kvHeads; head++) {
       const at = kvIndex(start, table(sequence), pos, 0, head);
@@ -777,7 +881,7 @@ function attentionCase(
       const [sequence, pos] = places[i];
       const keys = gatherKv(kv, table(sequence), pos + 1, 0);
       const values = gatherKv(kv, table(sequence), pos + 1, 1);
-      const query = rowOf(q, i, heads * headDim);
+      const query = normed(rowOf(q, i, heads * headDim), qNorm);
       const rotated = rotate(query, pos);
       expected.set(attention(rotated, keys, values, heads, kvHeads, headDim), i * heads * headDim);
       return attentionBound(rotated, ropeBound(query, headDim, ropeDim, ropeStyle), keys, values, shape);
@@ -788,7 +892,7 @@ function attentionCase(
 }
 
 /** Barriers: the same bits whether ops follow each other in one program or wait for each other in programs of their own. */
-async function layerContract(backend: Backend, r: Random): Promise<void> {
+async function layerContract(backend: Backend, r: Random, allNorms: boolean): Promise<void> {
   const [rows, dim, ffn, heads, kvHeads, headDim, vocab] = [5, 256, 640, 4, 2, 64, 127];
   const put = (x: Float32Array | Int32Array | Uint8Array): Tensor => {
     const tensor = backend.alloc(x.byteLength);
@@ -817,17 +921,23 @@ async function layerContract(backend: Backend, r: Random): Promise<void> {
   const [wo, gate, up] = [weights('i2_s', dim, dim), weights('i2_s', ffn, dim), weights('i2_s', ffn, dim)];
   const [wdown, w] = [weights('i2_s', dim, ffn), weights('f16', vocab, dim)];
   const [attnNorm, subNorm, ffnNorm, ffnSubNorm, outNorm] = [dim, dim, dim, ffn, dim].map(norm);
+  const [nq, nk, nv, postNorm] = [dim, dim, dim, dim].map(norm);
+  const [headQ, headK] = [headDim, headDim].map(norm);
+  const qkvNorms = allNorms ? { inputNorms: [nq, nk, nv] as const } : {};
+  const headNorms = allNorms ? ([headQ, headK] as const) : undefined;
+  const gateUpNorms = allNorms ? { inputNorms: [nk, nv] as const } : {};
+  const behind = allNorms ? { postNorm } : {};
   const steps = [
     () => ops.embed({ rows, dim, type: 'f32', staged, x }),
-    () => ops.qkv({ rows, x, norm: attnNorm, wq, wk, wv, q, k, v, scratch }),
+    () => ops.qkv({ rows, x, norm: attnNorm, ...qkvNorms, wq, wk, wv, q, k, v, scratch }),
     () =>
       ops.attention({
-        ...{ rows, layer: 0, heads, ropeDim: headDim, ropeStyle: 'neox', rope: angles },
+        ...{ rows, layer: 0, heads, ropeDim: headDim, ropeStyle: 'neox', rope: angles, headNorms },
         ...{ places, kv, q, k, v, out, scratch },
       }),
-    () => ops.attnOut({ rows, attn: out, norm: subNorm, wo, x, scratch }),
-    () => ops.gateUp({ rows, x, norm: ffnNorm, gate, up, activation: 'silu', out: h, scratch }),
-    () => ops.down({ rows, h, norm: ffnSubNorm, wdown, x, scratch }),
+    () => ops.attnOut({ rows, attn: out, norm: subNorm, wo, ...behind, x, scratch }),
+    () => ops.gateUp({ rows, x, norm: ffnNorm, ...gateUpNorms, gate, up, activation: 'silu', out: h, scratch }),
+    () => ops.down({ rows, h, norm: ffnSubNorm, wdown, ...behind, x, scratch }),
     () => ops.head({ outs: rows, index: pos, x, norm: outNorm, w, screen: undefined, logits, scratch }),
   ];
   const single = steps.map((step) => backend.record(step));

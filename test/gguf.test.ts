@@ -11,12 +11,11 @@ import * as i2s from '../dist/gguf/layouts/i2_s.js';
 import { decode } from '../dist/gguf/layouts.js';
 import { openSource } from '../dist/gguf/source.js';
 import type { GgufValue } from '../dist/gguf/value.js';
-import { headerBytes, type TypedMetadata, type TypedValue, writeGguf } from '../dist/gguf/writer.js';
-import { packedTensors, typedMetadata } from './rewrite.js';
+import { headerBytes, type TypedMetadata, type TypedValue, typedMetadata, writeGguf } from '../dist/gguf/writer.js';
+import { packedTensors } from './rewrite.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const golden = (name: string) => join(root, 'test/golden', name);
-const TINY = golden('models/tiny-bitnet-b1.58-i2_s.gguf');
 
 async function read(bytes: Uint8Array, limits?: Partial<Limits>): Promise<GgufHeader> {
   return readHeader(await openSource(bytes), limits);
@@ -90,6 +89,7 @@ test('a valid file', async () => {
     version: 3,
     alignment: 32,
     metadata: new Map([['general.architecture', 'bitnet-b1.58']]),
+    metadataTypes: new Map([['general.architecture', { type: 'string', array: false }]]),
     tensors: new Map([
       ['a', { name: 'a', type: 'F32', typeId: 0, dims: [8], at: 160, bytes: 32 }],
       ['b', { name: 'b', type: 'I2_S', typeId: 36, dims: [128, 2], at: 192, bytes: 96 }],
@@ -180,11 +180,74 @@ describe('odd but accepted', () => {
   });
 
   test('the span of a tensor that is only listed is its size', async () => {
-    const { tensors } = await read(file({ tensors: [tensor('q', [256], 35, 0), tensor('a', [8], 0, 96)], data: 128 }));
+    const { tensors } = await read(file({ tensors: [tensor('q', [256], 10, 0), tensor('a', [8], 0, 96)], data: 128 }));
     expect([...tensors.values()].map(({ type, bytes }) => [type, bytes])).toEqual([
-      ['TQ2_0', 96],
+      ['Q2_K', 96],
       ['F32', 32],
     ]);
+  });
+});
+
+describe('a type id that was given twice', () => {
+  const arch = (name: string) => key('general.architecture', 8, string(name));
+  const fileType = (n: number) => key('general.file_type', 4, u32(n));
+  const wide = alignmentKey(2 ** 16);
+  /** 128 x 256: TL2 takes 8224 bytes, MXFP4 17408; 256 x 512: 30080 and 69632. */
+  const t = (offset = 0, dims = [256, 128]) => tensor('t', dims, 39, offset);
+  const A_AT = (offset: number) => tensor('a', [8], 0, offset);
+
+  test.each<[string, Parts, string | undefined, number?]>([
+    ['TL2 by its size', { tensors: [t(), A_AT(8224)], data: 8256 }, 'TL2', 8224],
+    ['MXFP4 by its size', { tensors: [t(), A_AT(17408)], data: 17440 }, 'MXFP4', 17408],
+    ['TL2 as the last', { tensors: [t()], data: 8224 }, 'TL2', 8224],
+    ['MXFP4 as the last, whatever the keys say', { tensors: [t()], data: 17408 }, 'MXFP4', 17408],
+    ['TL2 of odd size, padded', { keys: [alignmentKey(256)], alignment: 256, tensors: [t()], data: 8448 }, 'TL2', 8224],
+    ['MXFP4 of another architecture', { keys: [arch('llama')], tensors: [t()], data: 17408 }, 'MXFP4', 17408],
+    ['TL2 of another architecture', { keys: [arch('llama')], tensors: [t(0, [512, 256])], data: 30080 }, 'TL2', 30080],
+    ['a row too short for TL2', { tensors: [tensor('t', [224, 2], 39, 0)], data: 256 }, 'MXFP4', 238],
+    [
+      'both sizes, fork',
+      { keys: [ARCHITECTURE, wide], alignment: 2 ** 16, tensors: [t()], data: 2 ** 16 },
+      'TL2',
+      8224,
+    ],
+    [
+      'both sizes, file type 38',
+      { keys: [arch('llama'), fileType(38), wide], alignment: 2 ** 16, tensors: [t()], data: 2 ** 16 },
+      'MXFP4',
+      17408,
+    ],
+    [
+      'both sizes, file type 39',
+      { keys: [arch('llama'), fileType(39), wide], alignment: 2 ** 16, tensors: [t()], data: 2 ** 16 },
+      'TL2',
+      8224,
+    ],
+    ['both sizes, no key', { keys: [wide], alignment: 2 ** 16, tensors: [t()], data: 2 ** 16 }, undefined],
+    ['bytes behind the last, fork', { tensors: [t()], data: 17440 + 64 }, 'TL2', 8224],
+    ['bytes behind the last, file type', { keys: [fileType(38)], tensors: [t()], data: 17440 + 64 }, 'MXFP4', 17408],
+    ['bytes behind the last, no key', { keys: [], tensors: [t()], data: 17440 + 64 }, undefined],
+    ['MXFP4 truncated', { keys: [arch('llama'), fileType(38)], tensors: [t()], data: 17407 - 32 }, undefined],
+    ['TL2 truncated', { tensors: [t()], data: 8223 }, undefined],
+    ['a hole behind either', { tensors: [t(), A_AT(8256)], data: 8288 }, undefined],
+    ['an overlap', { tensors: [t(), A_AT(8192)], data: 8224 }, undefined],
+  ])('%s', async (_name, parts, type, size) => {
+    const bytes = file(parts);
+    const error = await refusal(bytes);
+    if (type === undefined) {
+      const span = /in (\d+) bytes/.exec(error?.message ?? '')?.[1];
+      expect(error?.message).toMatch(/^bytes: tensor 't' at byte \d+: type id 39, \[256, 128\] in/);
+      expect(error?.message).toMatch(/: TL2 takes 8224, MXFP4 takes 17408, which nothing decides$/);
+      expect(Number(span)).toBe(parts.tensors?.length === 1 ? parts.data : Number(parts.data) - 32);
+      return;
+    }
+    expect(error).toBeUndefined();
+    expect((await read(bytes)).tensors.get('t')).toMatchObject({ type, typeId: 39, bytes: size });
+  });
+
+  test('but with a row that no type has', async () => {
+    const error = await refusal(file({ tensors: [tensor('t', [100, 2], 39, 0)], data: 1000 }));
+    expect(error?.message).toMatch(/100, expected a multiple of 32 \(TL2\); row length 100, .* \(MXFP4\)/);
   });
 });
 
@@ -268,6 +331,15 @@ describe('malformed and refused', () => {
     ],
     ['Q8_0 row of 48', tensors(A, tensor('b', [48, 2], 8, 32)), /row length 48, expected a multiple of 32 \(Q8_0\)/],
     ['Q6_K row of 128', tensors(A, tensor('b', [128, 2], 14, 32)), /128, expected a multiple of 256 \(Q6_K\)/],
+    ['TL1 row of 48', tensors(A, tensor('b', [48, 2], 38, 32)), /48, expected a multiple of 32 \(TL1\)/],
+    ['TQ1_0 row of 128', tensors(A, tensor('b', [128, 2], 34, 32)), /128, expected a multiple of 256 \(TQ1_0\)/],
+    ['TQ2_0 row of 128', tensors(A, tensor('b', [128, 2], 35, 32)), /128, expected a multiple of 256 \(TQ2_0\)/],
+    ['Q4_0 row of 48', tensors(A, tensor('b', [48, 2], 2, 32)), /48, expected a multiple of 32 \(Q4_0\)/],
+    [
+      'type 38 with the size of another layout',
+      file({ tensors: [tensor('b', [128, 2], 38, 0), tensor('a', [8], 0, 160)], data: 192 }),
+      /offset 160, expected 96: hole after 'b', TL1 \[128, 2\], 96 bytes/,
+    ],
     ['Q6_K beyond the end', tensors(A, tensor('b', [256, 2], 14, 32)), /takes 420 bytes, the file has 96 left/],
     ['full overlap', tensors(A, tensor('b', [128, 2], 36, 0)), /'b' .* offset 0, expected 32: overlap with 'a', F32/],
     ['partial overlap', tensors(tensor('a', [16], 0, 0), B), /offset 32, expected 64: overlap with 'a'/],
@@ -364,10 +436,11 @@ function smallModel(): Uint8Array {
     ['flags', { type: 'array', of: 'bool', value: [true, false] }],
     ['tokenizer.ggml.add_bos_token', { type: 'bool', value: true }],
   ];
+  const I2_S = i2s.encode({ weights: new Int8Array(512), scales: Float32Array.of(0.5) }, [128, 4]);
   return writeGguf(metadata, [
     { name: 'token_embd.weight', type: 'F16', dims: [16, 40], packed: new Uint8Array(1280) },
     { name: 'blk.0.attn_norm.weight', type: 'F32', dims: [16], packed: new Uint8Array(64) },
-    { name: 'blk.0.attn_q.weight', type: 'I2_S', dims: [128, 4], packed: i2s.encode(new Int8Array(512), 0.5) },
+    { name: 'blk.0.attn_q.weight', type: 'I2_S', dims: [128, 4], packed: I2_S },
     { name: 'blk.0.x.weight', type: 'BF16', dims: [3, 2, 2], packed: new Uint8Array(24) },
     { name: 'output_norm.weight', type: 'F32', dims: [16], packed: new Uint8Array(64) },
   ]);
@@ -487,17 +560,20 @@ describe('writer', () => {
     );
   });
 
-  test('a golden model, byte for byte', async () => {
-    const bytes = new Uint8Array(readFileSync(TINY));
-    const header = await read(bytes);
-    const metadata = typedMetadata(header);
-    const list = packedTensors(header, bytes);
-    expect(Buffer.compare(writeGguf(metadata, list), bytes)).toBe(0);
-    const { bytes: start, at, size } = headerBytes(metadata, list);
-    expect(Buffer.compare(start, bytes.subarray(0, header.dataAt))).toBe(0);
-    expect(at).toEqual([...header.tensors.values()].map((t) => t.at));
-    expect(size).toBe(bytes.length);
-  });
+  test.each([...['b1.58-i2_s', 'b1.58-tl2', 'tq1_0', 'tq2_0']])(
+    'golden model tiny-bitnet-%s, byte for byte',
+    async (name) => {
+      const bytes = new Uint8Array(readFileSync(golden(`models/tiny-bitnet-${name}.gguf`)));
+      const header = await read(bytes);
+      const metadata = typedMetadata(header);
+      const list = packedTensors(header, bytes);
+      expect(Buffer.compare(writeGguf(metadata, list), bytes)).toBe(0);
+      const { bytes: start, at, size } = headerBytes(metadata, list);
+      expect(Buffer.compare(start, bytes.subarray(0, header.dataAt))).toBe(0);
+      expect(at).toEqual([...header.tensors.values()].map((t) => t.at));
+      expect(size).toBe(bytes.length);
+    },
+  );
 
   test('general.alignment is obeyed', async () => {
     const packed = new Uint8Array(4);
@@ -511,7 +587,10 @@ describe('writer', () => {
     const packed = new Uint8Array(5);
     expect(() => writeGguf([], [{ name: 'a', type: 'F32', dims: [1], packed }])).toThrow(/5 bytes, expected 4/);
     expect(() => headerBytes([], [{ name: 'a', type: 'I2_S', dims: [64] }])).toThrow(/row length 64/);
-    expect(() => headerBytes([], [{ name: 'a', type: 'Q4_0', dims: [256] }])).toThrow(/type Q4_0; this build reads/);
+    expect(() => headerBytes([], [{ name: 'a', type: 'TL2', dims: [224, 32] }])).toThrow(
+      "tensor 'a': row length 224, expected at least 256 (TL2)",
+    );
+    expect(() => headerBytes([], [{ name: 'a', type: 'Q4_1', dims: [256] }])).toThrow(/type Q4_1; this build reads/);
   });
 });
 
@@ -574,9 +653,9 @@ describe('a header longer than one window', () => {
 
 test('bench/synthetic.mjs writes a model that holds what it promises', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'gguf-'));
-  const write = (name: string, seed: string, embedding = 'f16') => {
+  const write = (name: string, seed: string, embedding = 'f16', ...more: string[]) => {
     const path = join(dir, name);
-    const options = ['--shape', 'tiny', '--embedding', embedding, '--seed', seed];
+    const options = ['--shape', 'tiny', '--embedding', embedding, '--seed', seed, ...more];
     execFileSync(process.execPath, ['bench/synthetic.mjs', path, ...options], { cwd: root });
     return new Uint8Array(readFileSync(path));
   };
@@ -584,7 +663,17 @@ test('bench/synthetic.mjs writes a model that holds what it promises', async () 
   expect(Buffer.compare(write('b.gguf', '1'), bytes)).toBe(0);
   expect(Buffer.compare(write('c.gguf', '2'), bytes)).not.toBe(0);
   const files = [bytes, write('d.gguf', '1', 'q8_0'), write('e.gguf', '1', 'q6_k')];
+  const sparse = write('f.gguf', '1', 'f16', '--sparse');
   rmSync(dir, { recursive: true });
+
+  // As large; all weights are -1, all tables 0.
+  expect(sparse).toHaveLength(bytes.length);
+  for (const { name, type, dims, at, bytes: n } of (await read(sparse)).tensors.values()) {
+    if (type === 'F32') continue;
+    const [first, ...values] = decode(type, sparse.subarray(at, at + n), dims, name);
+    expect(first < 0, name).toBe(type === 'I2_S');
+    expect(values.every((value) => value === first)).toBe(true);
+  }
 
   const { metadata, tensors, warnings } = await read(bytes);
   expect(warnings).toEqual([]);

@@ -7,9 +7,13 @@ import { checkScales } from '../dist/gguf/layouts/blocks.js';
 import * as f16 from '../dist/gguf/layouts/f16.js';
 import * as f32 from '../dist/gguf/layouts/f32.js';
 import * as i2s from '../dist/gguf/layouts/i2_s.js';
+import * as q40 from '../dist/gguf/layouts/q4_0.js';
 import * as q6k from '../dist/gguf/layouts/q6_k.js';
 import * as q80 from '../dist/gguf/layouts/q8_0.js';
-import { decode, layoutOf, requireLayout, type TensorType, typeName } from '../dist/gguf/layouts.js';
+import * as tl2 from '../dist/gguf/layouts/tl2.js';
+import * as tq10 from '../dist/gguf/layouts/tq1_0.js';
+import * as tq20 from '../dist/gguf/layouts/tq2_0.js';
+import { decode, layoutOf, requireLayout, typeNames } from '../dist/gguf/layouts.js';
 import { decodeRow } from '../dist/reference/decode_row.js';
 
 const golden = (name: string) => fileURLToPath(new URL(`golden/packing/${name}`, import.meta.url));
@@ -20,18 +24,27 @@ test('sizes', () => {
   expect(bf16.sizeBytes([3, 5])).toBe(30);
   expect(i2s.sizeBytes([256, 128])).toBe(8224);
   expect(i2s.sizeBytes([128, 3, 2])).toBe(224);
+  // TL2 as made by bitnet.cpp, with the tail; the columns in triples make no difference
+  expect([256, 512, 288].map((k) => tl2.sizeBytes([k, 256]))).toEqual([16416, 30080, 18144]);
+  expect(tl2.sizeBytes([6912, 2560])).toBe(3_713_760);
+  expect(tq10.sizeBytes([512, 5, 2])).toBe(1080);
+  expect(tq20.sizeBytes([512, 5, 2])).toBe(1320);
+  expect(q40.sizeBytes([96, 5])).toBe(270);
   expect(q80.sizeBytes([96, 5])).toBe(510);
   expect(q6k.sizeBytes([512, 5, 2])).toBe(4200);
 });
 
 test('types have names, and only some are read', () => {
-  const ids = [0, 1, 2, 8, 14, 30, 34, 35, 36, 38, 39, 4, 250];
-  const names = ['F32', 'F16', 'Q4_0', 'Q8_0', 'Q6_K', 'BF16', 'TQ1_0', 'TQ2_0', 'I2_S', 'TL1', 'TL2/MXFP4'];
-  expect(ids.map(typeName)).toEqual([...names, undefined, undefined]);
-  const isRead = (name: string) => layoutOf(name as TensorType) !== undefined;
-  expect(names.filter(isRead)).toEqual(['F32', 'F16', 'Q8_0', 'Q6_K', 'BF16', 'I2_S']);
-  expect(() => requireLayout('TL1', "m.gguf: tensor 'x'")).toThrow(
-    "m.gguf: tensor 'x': type TL1; this build reads F32, F16, BF16, I2_S, Q8_0, Q6_K",
+  const names: Record<number, string[]> = {
+    ...{ 0: ['F32'], 1: ['F16'], 2: ['Q4_0'], 8: ['Q8_0'], 14: ['Q6_K'], 30: ['BF16'], 34: ['TQ1_0'], 35: ['TQ2_0'] },
+    ...{ 36: ['I2_S'], 38: ['TL1'], 39: ['TL2', 'MXFP4'], 3: ['Q4_1'], 40: ['NVFP4'], 4: [], 250: [] },
+  };
+  for (const [id, expected] of Object.entries(names)) expect([id, typeNames(Number(id))]).toEqual([id, expected]);
+  const types = [...Array(43).keys()].flatMap(typeNames);
+  const read = 'F32,F16,Q4_0,Q8_0,Q6_K,BF16,TQ1_0,TQ2_0,I2_S,TL1,TL2';
+  expect(types.filter((type) => layoutOf(type) !== undefined).join()).toBe(read);
+  expect(() => requireLayout('MXFP4', "m.gguf: tensor 'x'")).toThrow(
+    "m.gguf: tensor 'x': type MXFP4; this build reads F32, F16, BF16, Q8_0, Q6_K, Q4_0, I2_S, TL1, TL2, TQ1_0, TQ2_0",
   );
   expect(() => decode('F32', new Uint8Array(5), [1], 'x')).toThrow(/x: 5 bytes, expected 4 for \[1\] \(F32\)/);
   expect(decode('F16', Uint8Array.of(0, 0x3c), [1], 'x')).toEqual(Float32Array.of(1));
@@ -114,66 +127,6 @@ test('BF16 is the upper half, rounded to the nearest, ties to even', () => {
   expect(bf16.decode(Uint8Array.of(0x80, 0x3f, 0, 0xc0))).toEqual(Float32Array.of(1, -2));
 });
 
-const weights = new Int8Array(readFileSync(golden('i2_s_128x256_scale0.5.w_i8')));
-const packed = new Uint8Array(readFileSync(golden('i2_s_128x256_scale0.5.packed')));
-
-test('I2_S against a golden of bitnet.cpp', () => {
-  const unpacked = i2s.unpack(packed, [256, 128], 'golden');
-  expect(unpacked.scale).toBe(0.5);
-  expect(unpacked.weights).toEqual(weights);
-  const values = i2s.decode(packed, [256, 128], 'golden');
-  expect(values.findIndex((v, i) => v !== weights[i] * 0.5)).toBe(-1);
-  expect(Buffer.compare(i2s.encode(weights, 0.5).subarray(0, 8196), packed.subarray(0, 8196))).toBe(0);
-});
-
-test('I2_S round trip', () => {
-  const block = fc.array(fc.integer({ min: -1, max: 1 }), { minLength: 128, maxLength: 128 });
-  fc.assert(
-    fc.property(
-      fc.array(block, { minLength: 1, maxLength: 4 }),
-      fc.float({ min: 2 ** -20, max: 8, noNaN: true }),
-      (blocks, scale) => {
-        const w = Int8Array.from(blocks.flat());
-        expect(i2s.unpack(i2s.encode(w, scale), [128, blocks.length], 'x')).toEqual({ weights: w, scale });
-      },
-    ),
-    { numRuns: 50 },
-  );
-});
-
-test('I2_S refuses code 3 and names its place', () => {
-  for (const [index, row, column] of [
-    [0, 0, 0],
-    [31, 0, 31],
-    [32, 0, 32],
-    [127, 0, 127],
-    [256 * 3 + 128 + 70, 3, 198],
-    [256 * 127 + 255, 127, 255],
-  ]) {
-    const bad = packed.slice();
-    const at = (index >> 7) * 32 + (index & 31);
-    bad[at] |= 3 << (6 - 2 * ((index >> 5) & 3));
-    const message = `x: row ${row}, column ${column}: code 3, expected 0, 1 or 2 (I2_S)`;
-    expect(() => i2s.unpack(bad, [256, 128], 'x')).toThrow(message);
-    expect(i2s.checkCodes(bad.subarray(0, 8192))).toBe(at);
-    const shifted = Uint8Array.of(0, ...bad).subarray(1); // not at a multiple of four
-    expect(() => i2s.decode(shifted, [256, 128], 'x')).toThrow(message);
-  }
-  expect(i2s.checkCodes(packed.subarray(0, 8192))).toBe(-1);
-});
-
-test('I2_S refuses scales that are not finite and above 0', () => {
-  for (const scale of [Number.NaN, Infinity, -Infinity, 0, -0, -0.5]) {
-    const bad = packed.slice();
-    new DataView(bad.buffer).setFloat32(8192, scale, true);
-    expect(() => i2s.decode(bad, [256, 128], 'x')).toThrow(/x: scale .*, expected a finite number above 0/);
-    expect(() => i2s.encode(weights, scale)).toThrow(/scale/);
-  }
-  expect(() => i2s.readScale(new Uint8Array(32), 'x', 77)).toThrow(expect.objectContaining({ offset: 77 }));
-  expect(() => i2s.encode(new Int8Array(100), 1)).toThrow(/100 weights/);
-  expect(() => i2s.encode(new Int8Array(128).fill(2, 5, 6), 1)).toThrow(/weight 5 is 2/);
-});
-
 /** Packed bytes with 1.5 as f16 scale of each block, all else 0 but `set`. */
 function blockBytes(size: number, scaleAt: number, set: Record<number, number>): Uint8Array {
   const bytes = new Uint8Array(size);
@@ -181,6 +134,17 @@ function blockBytes(size: number, scaleAt: number, set: Record<number, number>):
   for (const [at, value] of Object.entries(set)) bytes[Number(at)] = value;
   return bytes;
 }
+
+test('Q4_0 by hand', () => {
+  const values = q40.decode(blockBytes(18, 0, { 2: 0x9f, 3: 0x08, 17: 0x70 }), [32], 'x');
+  const expected = new Float32Array(32).fill(-12);
+  [expected[0], expected[16], expected[1], expected[17], expected[15], expected[31]] = [10.5, 1.5, 0, -12, -12, -1.5];
+  expect(values).toEqual(expected);
+  // Steps of 2: 7 codes on each side of 8, halves go up.
+  const weights = Float32Array.from({ length: 32 }, (_, i) => ({ 0: 14, 16: -14, 1: 1, 17: -1, 2: 2.5 })[i] ?? 0);
+  const packed = q40.encode(weights);
+  expect([...packed.subarray(0, 6)]).toEqual([0x00, 0x40, 0x1f, 0x89, 0x89, 0x88]);
+});
 
 test('Q8_0 by hand', () => {
   const values = q80.decode(blockBytes(34, 0, { 2: 1, 3: 0xff, 10: 127, 33: 0x80 }), [32], 'x');
@@ -217,9 +181,9 @@ test('Q6_K by hand', () => {
   expect([packed[128], packed[129], packed[130], packed[191]]).toEqual([0xab, 0xa8, 0xaa, 0xea]);
 });
 
-const BLOCKS = { q8_0: q80, q6_k: q6k } as const;
+const BLOCKS = { q4_0: q40, q8_0: q80, q6_k: q6k } as const;
 
-describe.each(['q8_0', 'q6_k'] as const)('%s', (name) => {
+describe.each(['q4_0', 'q8_0', 'q6_k'] as const)('%s', (name) => {
   const layout = BLOCKS[name];
   const { weights: width, bytes: size, scaleAt } = layout.blocks;
 
@@ -250,7 +214,7 @@ describe.each(['q8_0', 'q6_k'] as const)('%s', (name) => {
         for (let i = 0; i < x.length; i++) {
           const at = Math.floor(i / width) * size;
           const d = f16.f16Value(packed[at + scaleAt] | (packed[at + scaleAt + 1] << 8));
-          const step = name === 'q8_0' ? d : d * packed[at + 192 + ((i % 256) >> 4)];
+          const step = name !== 'q6_k' ? d : d * packed[at + 192 + ((i % 256) >> 4)];
           const off = Math.abs(values[i] - x[i]);
           if (!(off <= (step / 2) * (1 + 2 ** -20)))
             expect.fail(`weight ${i}: ${x[i]} became ${values[i]}, step ${step}`);

@@ -1,4 +1,5 @@
 import type { DenseType, TernaryType } from '../dist/backend/backend.js';
+import * as q40 from '../dist/gguf/layouts/q4_0.js';
 import * as q6k from '../dist/gguf/layouts/q6_k.js';
 import * as q80 from '../dist/gguf/layouts/q8_0.js';
 import { toBf16, toF16 } from '../dist/reference/f16.js';
@@ -95,6 +96,7 @@ export function denseBytes(type: DenseType, x: Float32Array<ArrayBuffer>): Uint8
   if (type === 'f32') return new Uint8Array(x.buffer);
   if (type === 'q8_0') return q80.encode(x);
   if (type === 'q6_k') return q6k.encode(x);
+  if (type === 'q4_0') return q40.encode(x);
   const halves = new Uint16Array(x.length);
   for (let i = 0; i < x.length; i++) halves[i] = type === 'f16' ? toF16(x[i]) : toBf16(x[i]);
   return new Uint8Array(halves.buffer);

@@ -68,7 +68,7 @@ async function referenceLogits(file: Uint8Array): Promise<Float32Array> {
   for (let i = 0; i < n; i++) [step.pos[i], step.index[i]] = [i, i];
   await step.run(n, n, false);
   const logits = new Float32Array(n * VOCAB);
-  for (let i = 0; i < n; i++) await step.readLogits(i, logits.subarray(i * VOCAB, (i + 1) * VOCAB));
+  for (let i = 0; i < n; i++) await step.readOut(i, logits.subarray(i * VOCAB, (i + 1) * VOCAB));
   return logits;
 }
 

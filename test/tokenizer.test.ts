@@ -245,7 +245,7 @@ describe('a file', () => {
   const make = (changes: Record<string, unknown>) => () => createTokenizer(metadata(changes));
 
   it.each<[Record<string, unknown>, string]>([
-    [{ model: 'llama' }, 'tokenizer.ggml.model is "llama", expected "gpt2"'],
+    [{ model: 'bert' }, 'tokenizer.ggml.model is "bert", expected "gpt2" (byte-level BPE) or "llama"'],
     [{ model: undefined }, 'tokenizer.ggml.model is missing'],
     [{ pre: 'tekken' }, 'tokenizer.ggml.pre is "tekken", expected one of llama-bpe, '],
     [{ tokens: undefined }, 'tokenizer.ggml.tokens is missing, expected an array of strings'],

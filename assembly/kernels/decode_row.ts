@@ -1,18 +1,19 @@
 import { F16_BIAS, f16High, f16Low, f16Mask } from '../lanes';
-import { BF16, F16, F32, Q6_K, Q8_0 } from './prepare';
+import { BF16, F16, F32, Q4_0, Q6_K, Q8_0 } from './prepare';
 
 /** Bytes of a row of `cols` weights of any type but I2_S, whose scale lies behind all rows. */
 export function rowBytes(cols: i32, weightType: i32): usize {
   if (weightType == F32) return <usize>cols << 2;
   if (weightType == Q8_0) return <usize>(cols >> 5) * 34;
   if (weightType == Q6_K) return <usize>(cols >> 8) * 210;
+  if (weightType == Q4_0) return <usize>(cols >> 5) * 18;
   return <usize>cols << 1;
 }
 
 /**
  * out f32 [cols] = row `row` of w [rows][cols], exact. The layouts are drawn in src/gguf/layouts/.
  *
- *   w   any type but I2_S, weights and scales finite; cols a multiple of 8, of 32 for Q8_0, of 256 for Q6_K
+ *   w   any type but I2_S, weights and scales finite; cols a multiple of 8, of 32 for Q8_0 and Q4_0, of 256 for Q6_K
  */
 export function decodeRow(weightType: i32, w: usize, row: i32, cols: i32, out: usize): void {
   w += <usize>row * rowBytes(cols, weightType);
@@ -21,6 +22,7 @@ export function decodeRow(weightType: i32, w: usize, row: i32, cols: i32, out: u
   else if (weightType == BF16) decodeBf16(w, out, end);
   else if (weightType == Q8_0) decodeQ8_0(w, out, end);
   else if (weightType == Q6_K) decodeQ6K(w, out, end);
+  else if (weightType == Q4_0) decodeQ4_0(w, out, end);
   else memory.copy(out, w, end - out);
 }
 
@@ -51,6 +53,16 @@ function decodeQ8_0(w: usize, out: usize, end: usize): void {
     storeScaled(v128.load(w, 2), d, out);
     storeScaled(v128.load(w, 18), d, out + 64);
     w += 34; out += 128;
+  }
+}
+
+function decodeQ4_0(w: usize, out: usize, end: usize): void {
+  const low = i8x16.splat(15), offset = i8x16.splat(8);
+  while (out < end) {
+    const d = f32x4.splat(scaleAt(w)), codes = v128.load(w, 2);
+    storeScaled(i8x16.sub(v128.and(codes, low), offset), d, out);
+    storeScaled(i8x16.sub(i8x16.shr_u(codes, 4), offset), d, out + 64);
+    w += 18; out += 128;
   }
 }
 

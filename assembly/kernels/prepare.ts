@@ -13,6 +13,7 @@ export const Q8_0: i32 = 4;
 export const Q6_K: i32 = 5;
 export const TQ1_0: i32 = 8;
 export const TQ2_0: i32 = 9;
+export const Q4_0: i32 = 10;
 
 /** Bytes of one prepared row of `dim` numbers: 64 for scale and sum (TQ: those of all blocks), then the numbers, padded to 64. */
 // @ts-ignore: decorator
@@ -22,7 +23,8 @@ export const TQ2_0: i32 = 9;
 }
 
 /**
- * RMSNorm(x) * weight, or x where `weight` is 0, in the form that a matmul with weights of `weightType` reads:
+ * RMSNorm(x) * weight, or x where `weight` is 0, then the same with `weight2`, in the form that a matmul with weights of
+ * `weightType` reads:
  *
  *   I2_S   as quantize_i8 leaves it, for `tiles` or not
  *   TQ1_0, TQ2_0   as quantize_q8_k does
@@ -32,9 +34,15 @@ export const TQ2_0: i32 = 9;
  *
  * x f32 [dim]; h f32 [dim] is scratch.
  */
-export function prepareRow(x: usize, weight: usize, eps: f32, dim: i32, weightType: i32, tiles: bool, h: usize, out: usize): void {
+export function prepareRow(
+  x: usize, weight: usize, weight2: usize, eps: f32, dim: i32, weightType: i32, tiles: bool, h: usize, out: usize,
+): void {
   if (weight != 0) {
     rmsNorm(x, weight, eps, dim, h);
+    x = h;
+  }
+  if (weight2 != 0) {
+    rmsNorm(x, weight2, eps, dim, h);
     x = h;
   }
   const bytes = <usize>dim << 2;

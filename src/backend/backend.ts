@@ -12,7 +12,7 @@ export interface Tensor {
 }
 
 /** How numbers of a weight matrix or an embedding table are stored; the names are GGUF's (see src/gguf/layouts/). */
-export type DenseType = 'f16' | 'bf16' | 'f32' | 'q8_0' | 'q6_k';
+export type DenseType = 'f16' | 'bf16' | 'f32' | 'q8_0' | 'q6_k' | 'q4_0';
 
 /** How a ternary matrix is stored, in GGUF's names too. */
 export type TernaryType = 'i2_s' | 'tq1_0' | 'tq2_0';
@@ -45,6 +45,9 @@ export interface Screen<T extends Tensor = Tensor> {
   readonly stride: number;
 }
 
+/** Of a gated layer: relu(g)^2, g * sigmoid(g), or GELU in its tanh form. */
+export type Activation = 'relu2' | 'silu' | 'gelu';
+
 export type KvType = 'f32' | 'f16';
 
 /**
@@ -75,14 +78,18 @@ export interface RowPlaces<T extends Tensor = Tensor> {
  * Each is written as a line or two of primitives in src/reference/, which is its specification.
  */
 export interface Ops<T extends Tensor = Tensor> {
-  /** x = embedding rows, staged by the host as [rows] of `type`, bytes as in the file. */
-  embed(op: { rows: number; dim: number; type: DenseType; staged: T; x: T }): void;
+  /** x = scale (default 1) * embedding rows, staged by the host as [rows] of `type`, bytes as in the file. */
+  embed(op: { rows: number; dim: number; type: DenseType; scale?: number; staged: T; x: T }): void;
 
-  /** h = RMSNorm(x); q = Wq h, k = Wk h, v = Wv h; ternary matrices see h quantised to int8, once for the three. */
+  /**
+   * h = RMSNorm(x); q = Wq h, k = Wk h, v = Wv h; ternary matrices see h quantised to int8, once for the three. With
+   * `inputNorms`, of q, k and v, each matrix sees h through its own norm.
+   */
   qkv(op: {
     rows: number;
     x: T;
     norm: Norm<T>;
+    inputNorms?: readonly [q: Norm<T>, k: Norm<T>, v: Norm<T>] | undefined;
     wq: Matrix<T>;
     wk: Matrix<T>;
     wv: Matrix<T>;
@@ -94,7 +101,8 @@ export interface Ops<T extends Tensor = Tensor> {
 
   /**
    * Rotates q and k (RoPE), appends k and v to the cache, then causal attention: out [rows][heads * headDim]. Head i reads
-   * the keys of head i / (heads / kvHeads). `rope` [context][ropeDim / 2][cos, sin] f32. 'neox' rotates the pairs
+   * the keys of head i / (heads / kvHeads). With `headNorms`, weights [headDim], each head of q and k is normalised before it
+   * is rotated. `rope` [context][ropeDim / 2][cos, sin] f32. 'neox' rotates the pairs
    * (i, i + ropeDim / 2), 'norm' the pairs (2i, 2i + 1); elements from ropeDim on stay as they are.
    */
   attention(op: {
@@ -104,6 +112,7 @@ export interface Ops<T extends Tensor = Tensor> {
     ropeDim: number;
     ropeStyle: 'neox' | 'norm';
     rope: T;
+    headNorms?: readonly [q: Norm<T>, k: Norm<T>] | undefined;
     places: RowPlaces<T>;
     kv: KvCache<T>;
     q: T;
@@ -113,23 +122,43 @@ export interface Ops<T extends Tensor = Tensor> {
     scratch: T;
   }): void;
 
-  /** x += Wo RMSNorm(attn), without the norm where the family has none. */
-  attnOut(op: { rows: number; attn: T; norm: Norm<T> | undefined; wo: Matrix<T>; x: T; scratch: T }): void;
+  /** x += RMSNorm(Wo RMSNorm(attn)), without the norms that the family has not: `norm` is before Wo, `postNorm` behind. */
+  attnOut(op: {
+    rows: number;
+    attn: T;
+    norm: Norm<T> | undefined;
+    wo: Matrix<T>;
+    postNorm?: Norm<T> | undefined;
+    x: T;
+    scratch: T;
+  }): void;
 
-  /** h = RMSNorm(x); out = act(Wgate h) * (Wup h), act being relu(g)^2 or g * sigmoid(g). */
+  /** h = RMSNorm(x); out = act(Wgate h) * (Wup h). With `inputNorms`, each matrix sees h through its own norm. */
   gateUp(op: {
     rows: number;
     x: T;
     norm: Norm<T>;
+    inputNorms?: readonly [gate: Norm<T>, up: Norm<T>] | undefined;
     gate: Matrix<T>;
     up: Matrix<T>;
-    activation: 'relu2' | 'silu';
+    activation: Activation;
     out: T;
     scratch: T;
   }): void;
 
-  /** x += Wdown RMSNorm(h), without the norm where the family has none. */
-  down(op: { rows: number; h: T; norm: Norm<T> | undefined; wdown: Matrix<T>; x: T; scratch: T }): void;
+  /** x += RMSNorm(Wdown RMSNorm(h)), without the norms that the family has not: `norm` is before Wdown, `postNorm` behind. */
+  down(op: {
+    rows: number;
+    h: T;
+    norm: Norm<T> | undefined;
+    wdown: Matrix<T>;
+    postNorm?: Norm<T> | undefined;
+    x: T;
+    scratch: T;
+  }): void;
+
+  /** out [outs][dim] = RMSNorm(x[index]) of the rows named in `index` [outs] i32: what an embedding model gives. */
+  hidden(op: { outs: number; dim: number; index: T; x: T; norm: Norm<T>; out: T }): void;
 
   /**
    * Looks for codes 3 in w, which must be i2_s or tq2_0: the first byte of w that holds one goes to u32 `at` bytes into

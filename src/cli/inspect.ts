@@ -148,7 +148,7 @@ function shortened(value: GgufValue): Report['metadata'][string] {
 }
 
 function memoryOf(c: Config, header: GgufHeader): Memory {
-  const head = header.tensors.get(c.headTensor)?.bytes ?? 0;
+  const head = header.tensors.get(c.headTensor ?? '')?.bytes ?? 0;
   // The embedding is read from the file, a row a token; where it is the head it is there anyway.
   const unused = new Set(['token_embd.weight', 'output.weight', 'rope_freqs.weight']);
   const others = [...header.tensors.values()].filter((t) => !unused.has(t.name)).reduce((sum, t) => sum + t.bytes, 0);
@@ -156,7 +156,7 @@ function memoryOf(c: Config, header: GgufHeader): Memory {
   const context = Math.min(c.contextLength, 4096);
   const kvPer1k = { f16: 2 * numbersPer1k, f32: 4 * numbersPer1k };
   const weights = head + others;
-  const screen = c.vocab * c.dim;
+  const screen = c.headTensor === undefined ? 0 : c.vocab * c.dim;
   return { context, weights, head, screen, kvPer1k, total: weights + screen + (kvPer1k.f16 * context) / 1024 };
 }
 

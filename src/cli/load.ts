@@ -2,7 +2,7 @@ import { fileURLToPath } from 'node:url';
 import { demoModel, type LoadModelOptions, loadModel, type Model } from '../index.ts';
 import { bytes, duration, quantity } from './format.ts';
 import { flagged } from './options.ts';
-import { printable, say, showStatus, styled } from './terminal.ts';
+import { catchInterrupt, INTERRUPTED, printable, say, showStatus, styled } from './terminal.ts';
 
 /** A load that is over sooner shows no bar. */
 const BAR_AFTER_MS = 200;
@@ -57,6 +57,28 @@ export async function load(input: string | undefined, options: LoadModelOptions)
   } finally {
     clearInterval(timer);
     showStatus('');
+  }
+}
+
+/** What `work` makes of a loaded model, which is disposed of in the end; the exit code of an interrupt where there was one. */
+export async function withModel(
+  input: string | undefined,
+  options: LoadModelOptions,
+  work: (model: Model, signal: AbortSignal) => Promise<number>,
+): Promise<number> {
+  const interrupt = catchInterrupt();
+  try {
+    const model = await load(input, { ...options, signal: interrupt.signal });
+    try {
+      return await work(model, interrupt.signal);
+    } finally {
+      await model.dispose();
+    }
+  } catch (error) {
+    if (interrupt.signal.aborted) return INTERRUPTED;
+    throw error;
+  } finally {
+    interrupt.release();
   }
 }
 

@@ -2,14 +2,17 @@
 import { parseArguments, UsageError, type Verb, verbHelp } from './arguments.ts';
 import { bench } from './bench.ts';
 import { chat } from './chat.ts';
+import { convert } from './convert.ts';
 import { doctor } from './doctor.ts';
+import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
 import { flagged } from './options.ts';
+import { perplexity } from './perplexity.ts';
 import { run } from './run.ts';
 import { printable, say, styled, write } from './terminal.ts';
 import { version } from './version.ts';
 
-const VERBS: readonly Verb[] = [run, chat, inspect, bench, doctor];
+const VERBS: readonly Verb[] = [run, chat, embed, inspect, convert, perplexity, bench, doctor];
 
 function help(): string {
   const verbs = VERBS.map((verb) => `  ${`${verb.name} ${verb.positionals}`.padEnd(24)}${verb.summary}`);

@@ -158,6 +158,8 @@ const unescaped = (text: string) =>
   text.replace(/\\([nt\\])/g, (_, letter) => ({ n: '\n', t: '\t', '\\': '\\' })[letter as 'n' | 't' | '\\']);
 
 const FLAG_OF: Readonly<Record<string, string>> = {
+  dimensions: '--dimensions',
+  pooling: '--pooling',
   contextSize: '--ctx-size',
   maxTokens: '--n-predict',
   temperature: '--temp',
@@ -171,6 +173,7 @@ const FLAG_OF: Readonly<Record<string, string>> = {
   seed: '--seed',
   stop: '--stop',
   threads: '--threads',
+  blockSize: '--block-size',
 };
 
 /** A message of the library with its options called by their flags. */

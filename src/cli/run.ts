@@ -1,7 +1,6 @@
-import { readFile } from 'node:fs/promises';
 import { type Answer, answer, summary } from './answer.ts';
 import { type Arguments, UsageError, type Verb } from './arguments.ts';
-import { load } from './load.ts';
+import { withModel } from './load.ts';
 import {
   generateOptions,
   HELP_FLAG,
@@ -11,7 +10,7 @@ import {
   namesModel,
   SAMPLING_FLAGS,
 } from './options.ts';
-import { catchInterrupt, INTERRUPTED, printable, readerGone, readStdin, say, styled, write } from './terminal.ts';
+import { INTERRUPTED, printable, readerGone, readStdin, readText, say, styled, write } from './terminal.ts';
 
 /** What `ternlm run` tells when it is given nothing at all. */
 const DEMO_PROMPT = 'Once upon a time';
@@ -61,31 +60,19 @@ prompt is shown before its continuation; elsewhere the continuation stands alone
       parseSpecial: given.has('special'),
       ignoreEos: given.has('ignore-eos'),
     };
-    const interrupt = catchInterrupt();
-    try {
-      const model = await load(input, { ...loadOptions(given), signal: interrupt.signal });
-      try {
-        const json = given.has('json');
-        const echo = given.has('echo') || (process.stdout.isTTY === true && !given.has('no-echo'));
-        if (process.stdout.isTTY && !json) say();
-        if (echo && !json)
-          await write(process.stdout.isTTY ? styled('bold', printable(prompt), process.stdout) : prompt);
-        const result = await answer(model, prompt, options, interrupt.signal, json);
-        if (readerGone.aborted) return 0;
-        if (process.stdout.isTTY && !json) say();
-        say(styled('dim', summary(model, result)));
-        if (result.completion === undefined) return INTERRUPTED;
-        if (json) await write(`${JSON.stringify(record(model.info.name, prompt, result))}\n`);
-        return 0;
-      } finally {
-        await model.dispose();
-      }
-    } catch (error) {
-      if (interrupt.signal.aborted) return INTERRUPTED;
-      throw error;
-    } finally {
-      interrupt.release();
-    }
+    return withModel(input, loadOptions(given), async (model, signal) => {
+      const json = given.has('json');
+      const echo = given.has('echo') || (process.stdout.isTTY === true && !given.has('no-echo'));
+      if (process.stdout.isTTY && !json) say();
+      if (echo && !json) await write(process.stdout.isTTY ? styled('bold', printable(prompt), process.stdout) : prompt);
+      const result = await answer(model, prompt, options, signal, json);
+      if (readerGone.aborted) return 0;
+      if (process.stdout.isTTY && !json) say();
+      say(styled('dim', summary(model, result)));
+      if (result.completion === undefined) return INTERRUPTED;
+      if (json) await write(`${JSON.stringify(record(model.info.name, prompt, result))}\n`);
+      return 0;
+    });
   },
 };
 
@@ -113,21 +100,13 @@ async function inputsOf(given: Arguments): Promise<{ input: string | undefined; 
 
   const typed = flagPrompt ?? positionals[0];
   if (typed !== undefined) return { input, prompt: typed };
-  if (file !== undefined) return { input, prompt: withoutLineEnd(await readPrompt(file)) };
+  if (file !== undefined) return { input, prompt: withoutLineEnd(await readText(file)) };
   const piped = process.stdin.isTTY === true ? '' : withoutLineEnd(await readStdin());
   if (piped !== '') return { input, prompt: piped };
   if (input === undefined) return { input, prompt: DEMO_PROMPT };
   throw new UsageError(
     'run: no prompt; give it in quotes, with -p or -f, or on stdin; to talk with the model: ternlm chat',
   );
-}
-
-async function readPrompt(file: string): Promise<string> {
-  try {
-    return await readFile(file, 'utf8');
-  } catch (error) {
-    throw Object.assign(error as Error, { path: file }); // reading a folder fails without a path
-  }
 }
 
 /** A file ends with a line break that is no part of the prompt. */

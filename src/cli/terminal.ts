@@ -1,4 +1,5 @@
 import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import { stripVTControlCharacters } from 'node:util';
 
 // Text that was asked for goes to stdout, everything about it to stderr.
@@ -69,6 +70,15 @@ export async function readStdin(): Promise<string> {
   let text = '';
   for await (const part of process.stdin) text += part;
   return text;
+}
+
+/** A file as text. @throws the system's error, with its path */
+export async function readText(file: string): Promise<string> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (error) {
+    throw Object.assign(error as Error, { path: file }); // reading a folder fails without a path
+  }
 }
 
 export interface Interrupt {

@@ -1,5 +1,5 @@
 import type { GgufHeader } from '../gguf/header.ts';
-import { TAIL_BYTES } from '../gguf/layouts/i2_s.ts';
+import { TAIL_BYTES } from '../gguf/layouts/ternary.ts';
 import type { Source } from '../gguf/source.ts';
 
 /** How the weights of an I2_S tensor are spread. */

@@ -7,9 +7,10 @@
 //   | data: each tensor at its offset from here, padded to general.alignment |
 //
 // A tensor's bytes are not stored. Tensors lie in file order without holes, so each one's span, from its offset to the
-// next one's, must be what its type and dims ask for; the span of a type that is only listed is taken as its size.
+// next one's, must be what its type and dims ask for; the span of a type that is only listed is its size. A type id
+// that was given twice (39) is settled by the span, too.
 import { type Cursor, cursorAt0, fail, fill, left, need, position, text, u32, u64 } from './cursor.ts';
-import { layoutOf, strangeType, type TensorType, typeName } from './layouts.ts';
+import { rowFault, sizeOf, strangeType, type TensorType, typeNames } from './layouts.ts';
 import type { Source } from './source.ts';
 import { type ElementType, type GgufValue, VALUE_BYTES, VALUE_TYPES } from './value.ts';
 
@@ -19,6 +20,8 @@ export interface GgufHeader {
   alignment: number;
   /** In file order. */
   metadata: Map<string, GgufValue>;
+  /** What each value of `metadata` is stored as, for a copy of the file. */
+  metadataTypes: Map<string, StoredType>;
   /** In file order. */
   tensors: Map<string, TensorInfo>;
   /** Byte of the file at which the data section starts. */
@@ -29,6 +32,12 @@ export interface GgufHeader {
   warnings: string[];
 }
 
+export interface StoredType {
+  /** Of the value, or of the elements of an array. */
+  type: ElementType;
+  array: boolean;
+}
+
 export interface TensorInfo {
   name: string;
   type: TensorType;
@@ -37,7 +46,7 @@ export interface TensorInfo {
   dims: number[];
   /** Byte of the file. */
   at: number;
-  /** Without padding; for a type that is only listed, the span to the next tensor or the end of the file. */
+  /** Without padding; for a type whose blocks are not known here, the span to the next tensor or the end of the file. */
   bytes: number;
 }
 
@@ -80,6 +89,7 @@ export async function readHeader(source: Source, limits: Partial<Limits> = {}): 
 
   const warnings: string[] = [];
   const metadata = new Map<string, GgufValue>();
+  const metadataTypes = new Map<string, StoredType>();
   let alignment = DEFAULT_ALIGNMENT;
   for (let i = 0; i < keyCount; i++) {
     const key = await readKey(c, i);
@@ -89,13 +99,16 @@ export async function readHeader(source: Source, limits: Partial<Limits> = {}): 
     await fill(c, 4);
     need(c, 4, what);
     const type = valueType(c, what);
-    const value = type === 'array' ? await readArray(c, what, bounds) : await readScalar(c, type, what, bounds);
+    const array = type === 'array';
+    const element = array ? await readElementType(c, what) : type;
+    const value = array ? await readArray(c, element, what, bounds) : await readScalar(c, element, what, bounds);
     if (key === 'general.alignment') alignment = checkAlignment(c, type, value);
     if (c.replaced > replacedBefore) {
       const strings = c.replaced - replacedBefore;
       warnings.push(`${source.name}: ${what}: ${strings} not valid UTF-8, read with U+FFFD`);
     }
     metadata.set(key, value);
+    metadataTypes.set(key, { type: element, array });
   }
   if (typeof metadata.get('general.architecture') !== 'string') {
     warnings.push(`${source.name}: no string general.architecture; the file can be listed but not run`);
@@ -111,8 +124,8 @@ export async function readHeader(source: Source, limits: Partial<Limits> = {}): 
     raw.push(tensor);
   }
   const dataAt = alignUp(position(c), alignment);
-  const tensors = placeTensors(c, raw, dataAt, alignment, warnings);
-  return { version: 3, alignment, metadata, tensors, dataAt, size: source.size, warnings };
+  const tensors = placeTensors(c, raw, dataAt, alignment, metadata, warnings);
+  return { version: 3, alignment, metadata, metadataTypes, tensors, dataAt, size: source.size, warnings };
 }
 
 function checkMagic(c: Cursor): void {
@@ -213,11 +226,14 @@ function exact(value: bigint): number | bigint {
   return Number.isSafeInteger(Number(value)) ? Number(value) : value;
 }
 
-async function readArray(c: Cursor, what: string, bounds: Limits): Promise<GgufValue> {
-  await fill(c, 12);
+async function readElementType(c: Cursor, what: string): Promise<ElementType> {
+  await fill(c, 12); // and the array's length
   need(c, 12, what);
   const type = valueType(c, `${what}: element`);
-  if (type === 'array') fail(c, what, 'array of arrays, expected scalars or strings');
+  return type === 'array' ? fail(c, what, 'array of arrays, expected scalars or strings') : type;
+}
+
+async function readArray(c: Cursor, type: ElementType, what: string, bounds: Limits): Promise<GgufValue> {
   const n = count(c, `${what}: array length`, bounds.elements, VALUE_BYTES[type]);
   if (type === 'string') return readStrings(c, n, what, bounds);
   const bytes = n * VALUE_BYTES[type];
@@ -275,7 +291,8 @@ async function readStrings(c: Cursor, n: number, what: string, bounds: Limits): 
 interface RawTensor {
   name: string;
   typeId: number;
-  type: TensorType;
+  /** What the id may stand for with these dims. */
+  types: readonly TensorType[];
   dims: number[];
   /** Product of dims, at most 2^53. */
   weights: number;
@@ -306,13 +323,12 @@ function readTensor(c: Cursor, index: number): RawTensor {
     fail(c, what, `dims [${dims.join(', ')}], expected each at least 1 and at most 2^53 weights`, infoAt);
   }
   const typeId = u32(c);
-  const type = typeName(typeId);
-  if (type === undefined) fail(c, what, `${strangeType(typeId)}`, infoAt);
-  const rowMultiple = layoutOf(type)?.rowMultiple ?? 1;
-  if (dims[0] % rowMultiple !== 0) {
-    fail(c, what, `row length ${dims[0]}, expected a multiple of ${rowMultiple} (${type})`, infoAt);
-  }
-  return { name, typeId, type, dims, weights, offset: u64(c), infoAt };
+  const types = typeNames(typeId);
+  if (types.length === 0) fail(c, what, strangeType(typeId), infoAt);
+  const faults = types.map((type) => rowFault(type, dims[0]));
+  if (!faults.includes(undefined)) fail(c, what, faults.join('; '), infoAt);
+  const possible = types.filter((_, i) => faults[i] === undefined);
+  return { name, typeId, types: possible, dims, weights, offset: u64(c), infoAt };
 }
 
 /** Checks that the tensors fill the data section in order; everything they take is given an absolute place. */
@@ -321,15 +337,16 @@ function placeTensors(
   raw: RawTensor[],
   dataAt: number,
   alignment: number,
+  metadata: ReadonlyMap<string, GgufValue>,
   warnings: string[],
 ): Map<string, TensorInfo> {
   const dataBytes = Math.max(0, c.source.size - dataAt);
   const tensors = new Map<string, TensorInfo>();
   let end = 0; // of the tensors so far, padding included
   let before = 'start of the data';
-  for (const [i, { name, type, typeId, dims, weights, offset, infoAt }] of raw.entries()) {
+  for (const [i, tensor] of raw.entries()) {
+    const { name, typeId, dims, weights, offset, infoAt } = tensor;
     const what = `tensor '${name}'`;
-    const shape = `${type} [${dims.join(', ')}]`;
     if (offset % alignment !== 0) fail(c, what, `offset ${offset}, expected a multiple of ${alignment}`, infoAt);
     if (offset >= dataBytes)
       fail(c, what, `offset ${offset}, expected less than ${dataBytes}, the data's size`, infoAt);
@@ -337,8 +354,20 @@ function placeTensors(
       const fault = offset < end ? 'overlap with' : 'hole after';
       fail(c, what, `offset ${offset}, expected ${end}: ${fault} ${before}`, infoAt);
     }
-    const spanEnd = i + 1 < raw.length ? raw[i + 1].offset : dataBytes;
-    const bytes = layoutOf(type)?.sizeBytes(dims) ?? spanEnd - offset;
+    const isLast = i + 1 === raw.length;
+    const span = (isLast ? dataBytes : raw[i + 1].offset) - offset;
+    const type = tensor.types.length === 1 ? tensor.types[0] : settleType(tensor, span, isLast, alignment, metadata);
+    if (type === undefined) {
+      const sizes = tensor.types.map((t) => `${t} takes ${sizeOf(t, dims)}`).join(', ');
+      fail(
+        c,
+        what,
+        `type id ${typeId}, [${dims.join(', ')}] in ${span} bytes: ${sizes}, which nothing decides`,
+        infoAt,
+      );
+    }
+    const shape = `${type} [${dims.join(', ')}]`;
+    const bytes = sizeOf(type, dims) ?? span;
     if (bytes > dataBytes - offset) {
       fail(c, what, `${shape} takes ${bytes} bytes, the file has ${dataBytes - offset} left for it`, infoAt);
     }
@@ -350,6 +379,31 @@ function placeTensors(
   }
   if (dataBytes > end) warnings.push(`${c.source.name}: ${dataBytes - end} bytes after the last tensor`);
   return tensors;
+}
+
+/** Architectures of the bitnet.cpp fork alone, which has no MXFP4. */
+const FORK_ARCHITECTURES = ['bitnet-b1.58', 'bitnet-25'];
+/** Of a file whose big matrices have the type id 39. */
+const TYPE_OF_FILE_TYPE: Readonly<Record<number, TensorType>> = { 38: 'MXFP4', 39: 'TL2' };
+
+/**
+ * The type of a tensor whose id was given twice: the only one with the size of the span, padding left out; among several, or
+ * where bytes follow the last tensor, the one that the architecture tells, else the one that general.file_type tells.
+ */
+function settleType(
+  { types, dims }: RawTensor,
+  span: number,
+  isLast: boolean,
+  alignment: number,
+  metadata: ReadonlyMap<string, GgufValue>,
+): TensorType | undefined {
+  const sizes = types.map((type) => sizeOf(type, dims) ?? span);
+  const exact = types.filter((_, i) => sizes[i] <= span && alignUp(sizes[i], alignment) === alignUp(span, alignment));
+  if (exact.length === 1) return exact[0];
+  const rivals = exact.length > 0 || !isLast ? exact : types.filter((_, i) => sizes[i] <= span);
+  const isFork = FORK_ARCHITECTURES.includes(String(metadata.get('general.architecture')));
+  const told = isFork ? 'TL2' : TYPE_OF_FILE_TYPE[Number(metadata.get('general.file_type'))];
+  return rivals.find((type) => type === told);
 }
 
 /** n, or the next multiple of alignment. */

@@ -1,6 +1,6 @@
 import { GgufError } from './error.ts';
-import { alignUp, DEFAULT_ALIGNMENT } from './header.ts';
-import { type Layout, requireLayout, type TensorType } from './layouts.ts';
+import { alignUp, DEFAULT_ALIGNMENT, type GgufHeader, type StoredType } from './header.ts';
+import { requireLayout, rowFault, type TensorType } from './layouts.ts';
 import { type ElementType, VALUE_BYTES, VALUE_TYPES } from './value.ts';
 
 type NumberType = Exclude<ElementType, 'string' | 'bool'>;
@@ -17,13 +17,21 @@ export type TypedValue =
 /** Keys in the order in which they are written; a Map serves. */
 export type TypedMetadata = Iterable<readonly [key: string, value: TypedValue]>;
 
+/** The metadata of a file that was read, with the types it is stored in. */
+export function typedMetadata({ metadata, metadataTypes }: GgufHeader): Map<string, TypedValue> {
+  return new Map(
+    [...metadata].map(([key, value]) => {
+      const { type, array } = metadataTypes.get(key) as StoredType;
+      return [key, (array ? { type: 'array', of: type, value } : { type, value }) as TypedValue];
+    }),
+  );
+}
+
 export interface TensorShape {
   name: string;
   type: TensorType;
   /** ne0 (the row length) first. */
   dims: readonly number[];
-  /** Of a type that this build only lists. */
-  layout?: Pick<Layout, 'id' | 'rowMultiple' | 'sizeBytes'>;
 }
 
 export interface HeaderBytes {
@@ -55,12 +63,11 @@ export function headerBytes(metadata: TypedMetadata, tensors: readonly TensorSha
   }
   const offsets: number[] = [];
   let end = 0;
-  for (const { name, type, dims, layout: given } of tensors) {
+  for (const { name, type, dims } of tensors) {
     const where = `tensor '${name}'`;
-    const layout = given ?? requireLayout(type, where);
-    if (dims[0] % layout.rowMultiple !== 0) {
-      throw new GgufError(`${where}: row length ${dims[0]}, expected a multiple of ${layout.rowMultiple} (${type})`);
-    }
+    const layout = requireLayout(type, where);
+    const fault = rowFault(type, dims[0]);
+    if (fault !== undefined) throw new GgufError(`${where}: ${fault}`);
     putString(out, name);
     put(out, 'u32', dims.length);
     for (const dim of dims) put(out, 'u64', dim);

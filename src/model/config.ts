@@ -1,12 +1,52 @@
+import type { Activation } from '../backend/backend.ts';
 import { GgufError } from '../gguf/error.ts';
 import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
 import { layoutOf } from '../gguf/layouts.ts';
 
-/** The families whose graph `forward` writes. */
-export const ARCHITECTURES = ['bitnet-b1.58', 'bitnet-25', 'bitnet'] as const;
+/** What a family's graph has, where the file leaves no choice. */
+interface Family {
+  readonly activation: Activation;
+  readonly ropeStyle: 'neox' | 'norm';
+  /** RMSNorm of the heads' outputs before attn_output, of the gated product before ffn_down. */
+  readonly hasSubNorm: boolean;
+  /** RMSNorm of the input of each of the seven projections (BitNet embedding models). */
+  readonly hasInputNorms: boolean;
+  /** RMSNorm of each head of q and k before its rotation. */
+  readonly hasHeadNorms: boolean;
+  /** RMSNorm of what attention and feed-forward add to the residual stream. */
+  readonly hasPostNorms: boolean;
+  /** Embedding rows are multiplied by the square root of their length. */
+  readonly scalesEmbedding: boolean;
+  /** 'tied': token_embd.weight, an output.weight is ignored; 'own': output.weight where there is one; 'none': no logits. */
+  readonly head: 'tied' | 'own' | 'none';
+}
+
+const BITNET: Family = {
+  activation: 'relu2',
+  ropeStyle: 'neox',
+  hasSubNorm: true,
+  hasInputNorms: false,
+  hasHeadNorms: false,
+  hasPostNorms: false,
+  scalesEmbedding: false,
+  head: 'tied',
+};
+const EMBEDDING: Family = { ...BITNET, hasSubNorm: false, hasInputNorms: true, hasHeadNorms: true, head: 'none' };
+
+export const ARCHITECTURES = ['bitnet-b1.58', 'bitnet-25', 'bitnet', 'llama', 'qwen3', 'gemma3'] as const;
 export type Architecture = (typeof ARCHITECTURES)[number];
 
-export type Activation = 'relu2' | 'silu';
+/** The families whose graph `forward` writes. */
+const FAMILIES: Readonly<Record<Architecture, Family>> = {
+  'bitnet-b1.58': BITNET,
+  'bitnet-25': BITNET,
+  bitnet: { ...BITNET, head: 'own' },
+  llama: { ...BITNET, activation: 'silu', ropeStyle: 'norm', hasSubNorm: false, head: 'own' },
+  qwen3: { ...EMBEDDING, activation: 'silu' },
+  gemma3: { ...EMBEDDING, activation: 'gelu', hasPostNorms: true, scalesEmbedding: true },
+};
+
+export type Pooling = 'mean' | 'first' | 'last';
 
 /** What `forward` reads of a model: every number checked against the file, once, here. */
 export interface Config {
@@ -28,10 +68,16 @@ export interface Config {
   readonly contextLength: number;
   readonly eps: number;
   readonly activation: Activation;
-  /** RMSNorm before attn_output and ffn_down. */
   readonly hasSubNorm: boolean;
-  /** Tensor of the output head: token_embd.weight where tied. */
-  readonly headTensor: 'token_embd.weight' | 'output.weight';
+  readonly hasInputNorms: boolean;
+  readonly hasHeadNorms: boolean;
+  readonly hasPostNorms: boolean;
+  /** Factor of embedding rows. */
+  readonly embeddingScale: number;
+  /** Tensor of the output head: token_embd.weight where tied; none of an embedding model. */
+  readonly headTensor: 'token_embd.weight' | 'output.weight' | undefined;
+  /** Which token's hidden state an embedding model gives. */
+  readonly pooling: Pooling;
   /** What a person should know, e.g. a tensor that the family ignores. */
   readonly warnings: readonly string[];
 }
@@ -53,8 +99,18 @@ export function layerMatrices(c: Config): Readonly<Record<string, readonly [numb
 
 /** The norm vectors of a layer, length by name. */
 export function layerNorms(c: Config): Readonly<Record<string, number>> {
-  const subNorms = { attn_sub_norm: c.heads * c.headDim, ffn_sub_norm: c.ffnDim };
-  return { attn_norm: c.dim, ffn_norm: c.dim, ...(c.hasSubNorm ? subNorms : {}) };
+  const attnDim = c.heads * c.headDim;
+  const subNorms = { attn_sub_norm: attnDim, ffn_sub_norm: c.ffnDim };
+  const inputNorms = Object.fromEntries(
+    Object.entries(layerMatrices(c)).map(([name, [, cols]]) => [`${name}_norm_in`, cols]),
+  );
+  return {
+    ...{ attn_norm: c.dim, ffn_norm: c.dim },
+    ...(c.hasSubNorm ? subNorms : {}),
+    ...(c.hasInputNorms ? inputNorms : {}),
+    ...(c.hasHeadNorms ? { attn_q_norm: c.headDim, attn_k_norm: c.headDim } : {}),
+    ...(c.hasPostNorms ? { post_attention_norm: c.dim, post_ffw_norm: c.dim } : {}),
+  };
 }
 
 /**
@@ -97,7 +153,9 @@ export function readConfig(header: GgufHeader, file: string, activation?: Activa
   const ffnDim = count('feed_forward_length');
   const heads = count('attention.head_count');
   const kvHeads = count('attention.head_count_kv', heads);
-  const headDim = count('attention.key_length', dim / heads);
+  const family = FAMILIES[known];
+  // Embedding models have heads wider than dim / heads: their converter writes the key.
+  const headDim = count('attention.key_length', family.head === 'none' ? undefined : dim / heads);
   const valueDim = count('attention.value_length', headDim);
   const ropeDim = count('rope.dimension_count', headDim);
   const contextLength = count('context_length', undefined, 1 << 24);
@@ -109,8 +167,11 @@ export function readConfig(header: GgufHeader, file: string, activation?: Activa
 
   const warnings = [...header.warnings];
   const hasOutput = header.tensors.has('output.weight');
-  const ownHead = hasOutput && known === 'bitnet';
-  if (hasOutput && !ownHead) warnings.push(`output.weight is ignored: ${known} models use token_embd.weight as head`);
+  const ownHead = hasOutput && family.head === 'own';
+  if (hasOutput && !ownHead) {
+    const head = family.head === 'none' ? 'have no head' : 'use token_embd.weight as head';
+    warnings.push(`output.weight is ignored: ${known} models ${head}`);
+  }
 
   const config: Config = {
     architecture: known,
@@ -125,12 +186,17 @@ export function readConfig(header: GgufHeader, file: string, activation?: Activa
     ropeDim,
     ropeBase: positive('rope.freq_base', 10_000),
     ropeFactor: ropeFactor(header, known, fail),
-    ropeStyle: 'neox',
+    ropeStyle: family.ropeStyle,
     contextLength,
     eps: positive('attention.layer_norm_rms_epsilon'),
     activation: activation ?? activationOf(header, known, vocab, fail),
-    hasSubNorm: true,
-    headTensor: ownHead ? 'output.weight' : 'token_embd.weight',
+    hasSubNorm: family.hasSubNorm,
+    hasInputNorms: family.hasInputNorms,
+    hasHeadNorms: family.hasHeadNorms,
+    hasPostNorms: family.hasPostNorms,
+    embeddingScale: family.scalesEmbedding ? Math.fround(Math.sqrt(dim)) : 1,
+    headTensor: family.head === 'none' ? undefined : ownHead ? 'output.weight' : 'token_embd.weight',
+    pooling: poolingOf(header, known, fail),
     warnings,
   };
   checkTensors(header, config, file);
@@ -141,7 +207,7 @@ export function readConfig(header: GgufHeader, file: string, activation?: Activa
 const textOf = (value: unknown) => (typeof value === 'string' && value !== '' ? value : undefined);
 
 /**
- * ReLU^2 in bitnet-b1.58 and bitnet-25. `bitnet` is ambiguous: SiLU for bitnet_b1_58-large and -3B, ReLU^2 for a 2B-4T that
+ * The family's own. Only `bitnet` is ambiguous: SiLU for bitnet_b1_58-large and -3B, ReLU^2 for a 2B-4T that
  * llama.cpp converted, which is told by the key, or by its vocabulary of 128,256.
  */
 function activationOf(
@@ -154,7 +220,15 @@ function activationOf(
   const value = header.metadata.get(key);
   if (value === 'relu2' || value === 'silu') return value;
   if (value !== undefined) return fail(`key ${key}: '${String(value)}', expected relu2 or silu`);
-  return architecture === 'bitnet' && vocab !== 128_256 ? 'silu' : 'relu2';
+  return architecture === 'bitnet' && vocab !== 128_256 ? 'silu' : FAMILIES[architecture].activation;
+}
+
+/** llama.cpp's numbers: 1 mean, 2 the first token's (CLS), 3 the last one's, which is that of causal models. */
+function poolingOf(header: GgufHeader, architecture: Architecture, fail: (m: string) => never): Pooling {
+  const key = `${architecture}.pooling_type`;
+  const value = header.metadata.get(key) ?? 3;
+  const pooling = (['mean', 'first', 'last'] as const)[Number(value) - 1];
+  return pooling ?? fail(`key ${key}: ${String(value)}, expected 1 (mean), 2 (first token) or 3 (last token)`);
 }
 
 function ropeFactor(header: GgufHeader, architecture: Architecture, fail: (m: string) => never): number {
@@ -232,7 +306,7 @@ const SHARED_INPUT = [
   ['ffn_gate', 'ffn_up'],
 ];
 const NORM_TYPES = ['F32', 'F16'];
-const TABLE_TYPES = ['F16', 'BF16', 'F32', 'Q8_0', 'Q6_K'];
+const TABLE_TYPES = ['F16', 'BF16', 'F32', 'Q8_0', 'Q6_K', 'Q4_0'];
 const MATRIX_TYPES = ['I2_S', 'F16', 'BF16', 'F32'];
 const isTable = (name: string) => name === 'token_embd.weight' || name === 'output.weight';
 

@@ -3,22 +3,31 @@ import type { Config } from './config.ts';
 
 export interface LayerWeights<T extends Tensor> {
   readonly attnNorm: Norm<T>;
+  readonly qkvNorms: readonly [Norm<T>, Norm<T>, Norm<T>] | undefined;
   readonly wq: Matrix<T>;
   readonly wk: Matrix<T>;
   readonly wv: Matrix<T>;
-  readonly attnSubNorm: Norm<T> | undefined;
+  /** Of the heads of q and k. */
+  readonly headNorms: readonly [Norm<T>, Norm<T>] | undefined;
+  /** Of the input of wo: a family's sub-norm or its input norm. */
+  readonly woNorm: Norm<T> | undefined;
   readonly wo: Matrix<T>;
+  readonly postAttnNorm: Norm<T> | undefined;
   readonly ffnNorm: Norm<T>;
+  readonly gateUpNorms: readonly [Norm<T>, Norm<T>] | undefined;
   readonly gate: Matrix<T>;
   readonly up: Matrix<T>;
-  readonly ffnSubNorm: Norm<T> | undefined;
+  /** Of the input of down, as woNorm. */
+  readonly downNorm: Norm<T> | undefined;
   readonly down: Matrix<T>;
+  readonly postFfnNorm: Norm<T> | undefined;
 }
 
 export interface ModelWeights<T extends Tensor> {
   readonly layers: readonly LayerWeights<T>[];
   readonly outputNorm: Norm<T>;
-  readonly head: Matrix<T>;
+  /** None of an embedding model. */
+  readonly head: Matrix<T> | undefined;
   readonly embeddingType: DenseType;
 }
 
@@ -49,8 +58,9 @@ export interface Activations<T extends Tensor> {
 }
 
 /**
- * The forward pass of BitNet b1.58 (arXiv 2402.17764, 2504.12285), for `rows` rows of any sequences and positions; logits of
- * the `outs` rows named in `a.index`, or with a screen those of them that a sampler needs.
+ * The forward pass of BitNet b1.58 (arXiv 2402.17764, 2504.12285) and its relatives, which leave out or add norms, for `rows`
+ * rows of any sequences and positions; logits of the `outs` rows named in `a.index`, or with a screen those of them that a
+ * sampler needs. Of a model without a head `a.logits` gets the hidden states, f32 [outs][dim].
  */
 export function forward<T extends Tensor>(
   ops: Ops<T>,
@@ -62,16 +72,19 @@ export function forward<T extends Tensor>(
   outs: number,
   screen?: Screen<T>,
 ): void {
-  const { x, q, k, v, attn, ffn, scratch, rope, places } = a;
+  const { x, q, k, v, attn, ffn, scratch, rope, places, index, logits } = a;
   const { heads, ropeDim, ropeStyle, activation } = c;
-  ops.embed({ rows, dim: c.dim, type: w.embeddingType, staged: a.staged, x });
+  ops.embed({ rows, dim: c.dim, type: w.embeddingType, scale: c.embeddingScale, staged: a.staged, x });
   for (let layer = 0; layer < c.layers; layer++) {
     const l = w.layers[layer];
-    ops.qkv({ rows, x, norm: l.attnNorm, wq: l.wq, wk: l.wk, wv: l.wv, q, k, v, scratch });
-    ops.attention({ rows, layer, heads, ropeDim, ropeStyle, rope, places, kv, q, k, v, out: attn, scratch });
-    ops.attnOut({ rows, attn, norm: l.attnSubNorm, wo: l.wo, x, scratch });
-    ops.gateUp({ rows, x, norm: l.ffnNorm, gate: l.gate, up: l.up, activation, out: ffn, scratch });
-    ops.down({ rows, h: ffn, norm: l.ffnSubNorm, wdown: l.down, x, scratch });
+    const { wq, wk, wv, wo, gate, up, headNorms } = l;
+    ops.qkv({ rows, x, norm: l.attnNorm, inputNorms: l.qkvNorms, wq, wk, wv, q, k, v, scratch });
+    ops.attention({ rows, layer, heads, ropeDim, ropeStyle, rope, headNorms, places, kv, q, k, v, out: attn, scratch });
+    ops.attnOut({ rows, attn, norm: l.woNorm, wo, postNorm: l.postAttnNorm, x, scratch });
+    ops.gateUp({ rows, x, norm: l.ffnNorm, inputNorms: l.gateUpNorms, gate, up, activation, out: ffn, scratch });
+    ops.down({ rows, h: ffn, norm: l.downNorm, wdown: l.down, postNorm: l.postFfnNorm, x, scratch });
   }
-  if (outs > 0) ops.head({ outs, index: a.index, x, norm: w.outputNorm, w: w.head, screen, logits: a.logits, scratch });
+  if (outs === 0) return;
+  if (w.head === undefined) ops.hidden({ outs, dim: c.dim, index, x, norm: w.outputNorm, out: logits });
+  else ops.head({ outs, index, x, norm: w.outputNorm, w: w.head, screen, logits, scratch });
 }

@@ -32,8 +32,8 @@ export interface Stepper extends StepLimits {
   run(rows: number, outs: number, sample: boolean): Promise<void>;
   /** As `run`, without promises. */
   start(rows: number, outs: number, sample: boolean, done: Done): void;
-  /** Logits f32 [vocab] of out `i` of the last run. */
-  readLogits(i: number, into: Float32Array): Promise<void>;
+  /** Logits f32 [vocab] of out `i` of the last run; of a model without a head its hidden state f32 [dim]. */
+  readOut(i: number, into: Float32Array): Promise<void>;
   dispose(): void;
 }
 
@@ -68,6 +68,7 @@ export function createStepper<T extends Tensor>(
   };
   const context = kv.cache.maxBlocks * kv.cache.blockSize;
   const attnDim = c.heads * c.headDim;
+  const width = c.headTensor === undefined ? c.dim : c.vocab;
   const a: Activations<T> = {
     staged: alloc(maxRows * w.embedding.rowBytes),
     places: { pos: alloc(maxRows * 4), sequence: alloc(maxRows * 4) },
@@ -79,7 +80,7 @@ export function createStepper<T extends Tensor>(
     v: alloc(maxRows * c.kvHeads * c.headDim * 4),
     attn: alloc(maxRows * attnDim * 4),
     ffn: alloc(maxRows * c.ffnDim * 4),
-    logits: alloc(maxOuts * c.vocab * 4),
+    logits: alloc(maxOuts * width * 4),
     scratch: alloc(backend.scratchBytes(maxRows, Math.max(c.dim, attnDim, c.ffnDim), c.headDim, c.vocab)),
   };
   const paramsTensor = alloc(maxOuts * paramsStride);
@@ -179,8 +180,8 @@ export function createStepper<T extends Tensor>(
     picks: new DataView(picks.buffer),
     run: (rows, outs, sample) => promised((done) => start(rows, outs, sample, done)),
     start,
-    async readLogits(i, into) {
-      await backend.read(a.logits, i * c.vocab * 4, new Uint8Array(into.buffer, into.byteOffset, into.byteLength));
+    async readOut(i, into) {
+      await backend.read(a.logits, i * width * 4, new Uint8Array(into.buffer, into.byteOffset, into.byteLength));
     },
     dispose() {
       for (const { program } of shapes.values()) program.free();

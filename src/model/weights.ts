@@ -2,7 +2,7 @@ import type { Backend, DenseType, Matrix, Norm, Tensor, WeightType } from '../ba
 import { GgufError } from '../gguf/error.ts';
 import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
 import { checkScales } from '../gguf/layouts/blocks.ts';
-import { readScale, TAIL_BYTES } from '../gguf/layouts/i2_s.ts';
+import { readScale, TAIL_BYTES } from '../gguf/layouts/ternary.ts';
 import { decode, layoutOf } from '../gguf/layouts.ts';
 import type { Source } from '../gguf/source.ts';
 import type { Config } from './config.ts';
@@ -173,7 +173,7 @@ async function checkTernary<T extends Tensor>(
         throw new GgufError(`${where}: code 3 in an I2_S byte, expected 0, 1 or 2`, info.at + offsets[i]);
       }
       await backend.read(tensors.get(info.name) as T, info.bytes - TAIL_BYTES, tail);
-      readScale(tail, where, info.at + info.bytes - TAIL_BYTES);
+      readScale('I2_S', tail, where, info.at + info.bytes - TAIL_BYTES);
     }
   } finally {
     program.free();
@@ -188,24 +188,32 @@ function collect<T extends Tensor>(header: GgufHeader, c: Config, tensors: Reado
   const norm = (name: string): Norm<T> => ({ weight: tensor(name), eps: c.eps });
   const layers = Array.from({ length: c.layers }, (_, i): LayerWeights<T> => {
     const at = (name: string) => `blk.${i}.${name}.weight`;
+    const input = (name: string) => norm(at(`${name}_norm_in`));
+    const inputOr = (name: string, subNorm: string) =>
+      c.hasInputNorms ? input(name) : c.hasSubNorm ? norm(at(subNorm)) : undefined;
     return {
       attnNorm: norm(at('attn_norm')),
+      qkvNorms: c.hasInputNorms ? [input('attn_q'), input('attn_k'), input('attn_v')] : undefined,
       wq: matrix(at('attn_q')),
       wk: matrix(at('attn_k')),
       wv: matrix(at('attn_v')),
-      attnSubNorm: c.hasSubNorm ? norm(at('attn_sub_norm')) : undefined,
+      headNorms: c.hasHeadNorms ? [norm(at('attn_q_norm')), norm(at('attn_k_norm'))] : undefined,
+      woNorm: inputOr('attn_output', 'attn_sub_norm'),
       wo: matrix(at('attn_output')),
+      postAttnNorm: c.hasPostNorms ? norm(at('post_attention_norm')) : undefined,
       ffnNorm: norm(at('ffn_norm')),
+      gateUpNorms: c.hasInputNorms ? [input('ffn_gate'), input('ffn_up')] : undefined,
       gate: matrix(at('ffn_gate')),
       up: matrix(at('ffn_up')),
-      ffnSubNorm: c.hasSubNorm ? norm(at('ffn_sub_norm')) : undefined,
+      downNorm: inputOr('ffn_down', 'ffn_sub_norm'),
       down: matrix(at('ffn_down')),
+      postFfnNorm: c.hasPostNorms ? norm(at('post_ffw_norm')) : undefined,
     };
   });
   return {
     layers,
     outputNorm: norm('output_norm.weight'),
-    head: matrix(c.headTensor),
+    head: c.headTensor === undefined ? undefined : matrix(c.headTensor),
     embeddingType: typeOf('token_embd.weight') as DenseType,
   };
 }

@@ -70,18 +70,21 @@ export function referenceBackend(): Backend<ReferenceTensor> {
 
 function referenceOps(enqueue: (step: () => void) => void): Ops<ReferenceTensor> {
   return {
-    embed: ({ rows, dim, type, staged, x }) =>
+    embed: ({ rows, dim, type, scale = 1, staged, x }) =>
       enqueue(() => {
-        for (let r = 0; r < rows; r++) row(x, r, dim).set(decodeRow(type, new Uint8Array(staged.buffer), r, dim));
+        for (let r = 0; r < rows; r++) {
+          const values = decodeRow(type, new Uint8Array(staged.buffer), r, dim);
+          row(x, r, dim).set(values.map((value) => value * Math.fround(scale)));
+        }
       }),
 
-    qkv: ({ rows, x, norm, wq, wk, wv, q, k, v }) =>
+    qkv: ({ rows, x, norm, inputNorms, wq, wk, wv, q, k, v }) =>
       enqueue(() => {
         for (let r = 0; r < rows; r++) {
           const h = normed(row(x, r, wq.cols), norm);
-          row(q, r, wq.rows).set(times(wq, h));
-          row(k, r, wk.rows).set(times(wk, h));
-          row(v, r, wv.rows).set(times(wv, h));
+          row(q, r, wq.rows).set(times(wq, normed(h, inputNorms?.[0])));
+          row(k, r, wk.rows).set(times(wk, normed(h, inputNorms?.[1])));
+          row(v, r, wv.rows).set(times(wv, normed(h, inputNorms?.[2])));
         }
       }),
 
@@ -91,8 +94,13 @@ function referenceOps(enqueue: (step: () => void) => void): Ops<ReferenceTensor>
         const { kvHeads, headDim, maxBlocks } = kv;
         const data = kv.type === 'f16' ? new Uint16Array(kv.data.buffer) : floats(kv.data);
         const layer: KvLayer = { data, layers: kv.layers, layer: op.layer, kvHeads, headDim, blockSize: kv.blockSize };
-        const rotated = (t: T, r: number, width: number): Float32Array =>
-          rope(row(t, r, width), headDim, ropeDim, ropeStyle, row(op.rope, ints(op.places.pos)[r], ropeDim));
+        const rotated = (t: T, r: number, width: number, norm: Norm<T> | undefined): Float32Array => {
+          const x = new Float32Array(width);
+          for (let at = 0; at < width; at += headDim) {
+            x.set(normed(row(t, r, width).subarray(at, at + headDim), norm), at);
+          }
+          return rope(x, headDim, ropeDim, ropeStyle, row(op.rope, ints(op.places.pos)[r], ropeDim));
+        };
         const table = (r: number): Int32Array =>
           ints(kv.tables)
             .subarray(ints(op.places.sequence)[r] * maxBlocks)
@@ -100,34 +108,44 @@ function referenceOps(enqueue: (step: () => void) => void): Ops<ReferenceTensor>
         // All rows are appended before any is read: a prompt's rows see the ones before them.
         for (let r = 0; r < op.rows; r++) {
           const pos = ints(op.places.pos)[r];
-          appendKv(layer, table(r), pos, 0, rotated(op.k, r, kvHeads * headDim));
+          appendKv(layer, table(r), pos, 0, rotated(op.k, r, kvHeads * headDim, op.headNorms?.[1]));
           appendKv(layer, table(r), pos, 1, row(op.v, r, kvHeads * headDim));
         }
         for (let r = 0; r < op.rows; r++) {
           const count = ints(op.places.pos)[r] + 1;
           const keys = gatherKv(layer, table(r), count, 0);
           const values = gatherKv(layer, table(r), count, 1);
-          const q = rotated(op.q, r, heads * headDim);
+          const q = rotated(op.q, r, heads * headDim, op.headNorms?.[0]);
           row(op.out, r, heads * headDim).set(attention(q, keys, values, heads, kvHeads, headDim));
         }
       }),
 
-    attnOut: ({ rows, attn, norm, wo, x }) =>
-      enqueue(() => {
-        for (let r = 0; r < rows; r++) add(row(x, r, wo.rows), times(wo, normed(row(attn, r, wo.cols), norm)));
-      }),
-
-    gateUp: ({ rows, x, norm, gate, up, activation, out }) =>
+    attnOut: ({ rows, attn, norm, wo, postNorm, x }) =>
       enqueue(() => {
         for (let r = 0; r < rows; r++) {
-          const h = normed(row(x, r, gate.cols), norm);
-          row(out, r, gate.rows).set(glu(activation, times(gate, h), times(up, h)));
+          add(row(x, r, wo.rows), normed(times(wo, normed(row(attn, r, wo.cols), norm)), postNorm));
         }
       }),
 
-    down: ({ rows, h, norm, wdown, x }) =>
+    gateUp: ({ rows, x, norm, inputNorms, gate, up, activation, out }) =>
       enqueue(() => {
-        for (let r = 0; r < rows; r++) add(row(x, r, wdown.rows), times(wdown, normed(row(h, r, wdown.cols), norm)));
+        for (let r = 0; r < rows; r++) {
+          const h = normed(row(x, r, gate.cols), norm);
+          const [g, u] = [times(gate, normed(h, inputNorms?.[0])), times(up, normed(h, inputNorms?.[1]))];
+          row(out, r, gate.rows).set(glu(activation, g, u));
+        }
+      }),
+
+    down: ({ rows, h, norm, wdown, postNorm, x }) =>
+      enqueue(() => {
+        for (let r = 0; r < rows; r++) {
+          add(row(x, r, wdown.rows), normed(times(wdown, normed(row(h, r, wdown.cols), norm)), postNorm));
+        }
+      }),
+
+    hidden: ({ outs, dim, index, x, norm, out }) =>
+      enqueue(() => {
+        for (let o = 0; o < outs; o++) row(out, o, dim).set(normed(row(x, ints(index)[o], dim), norm));
       }),
 
     checkTernary: ({ w, found, at }) =>

@@ -8,6 +8,7 @@ const BLOCKS: Readonly<Record<DenseType, readonly [weights: number, bytes: numbe
   bf16: [1, 2],
   q8_0: [32, 34],
   q6_k: [256, 210],
+  q4_0: [32, 18],
 };
 
 /** Number i of the row of blocks in `row`. The layouts are drawn in src/gguf/layouts/. */
@@ -18,6 +19,11 @@ const NUMBER: Readonly<Record<DenseType, (row: DataView, i: number) => number>> 
   q8_0: (row, i) => {
     const at = 34 * (i >> 5);
     return fromF16(row.getUint16(at, true)) * row.getInt8(at + 2 + (i & 31));
+  },
+  q4_0: (row, i) => {
+    const at = 18 * (i >> 5);
+    const code = (row.getUint8(at + 2 + (i & 15)) >> (i & 16 ? 4 : 0)) & 15;
+    return fromF16(row.getUint16(at, true)) * (code - 8);
   },
   q6_k: (row, i) => {
     const at = 210 * (i >> 8);

@@ -190,15 +190,29 @@ export interface Pre {
 }
 
 const llama3: Pre = { scan: (text, at, end) => llama(text, at, end, 3), ignoreMerges: true, addBos: true };
+const dbrx: Pre = { ...llama3, ignoreMerges: false, addBos: false };
 const qwen2: Pre = { scan: (text, at, end) => llama(text, at, end, 1), ignoreMerges: false, addBos: false };
+const gpt2Pre: Pre = { scan: gpt2, ignoreMerges: false, addBos: false };
 
-/** By the value of `tokenizer.ggml.pre`. */
+const LLAMA3 = ['llama-bpe', 'llama3', 'llama-v3', 'falcon3', 'falcon_e', 'falcon-h1', 'pixtral', 'midm-2.0', 'lfm2'];
+const QWEN2 = [
+  'qwen2',
+  'deepseek-r1-qwen',
+  'kormo',
+  'f2llmv2',
+  'megrez',
+  'stablelm2',
+  'hunyuan',
+  'solar-open',
+  'grok-2',
+];
+const GPT2 = ['gpt-2', 'phi-2', 'gigachat', 'a.x-4.0', 'mellum', 'mpt', 'olmo', 'jais', 'exaone4', 'trillion'];
+
+/** By the value of `tokenizer.ggml.pre`. The names are llama.cpp's, and `falcon_e` that of the BitNet fork. */
 export const pres: ReadonlyMap<string, Pre> = new Map<string, Pre>([
-  ['llama-bpe', llama3],
-  ['llama3', llama3],
-  ['llama-v3', llama3],
-  ['falcon3', llama3],
-  ['gpt-2', { scan: gpt2, ignoreMerges: false, addBos: false }],
-  ['qwen2', qwen2],
+  ...LLAMA3.map((name): [string, Pre] => [name, llama3]),
+  ...QWEN2.map((name): [string, Pre] => [name, qwen2]),
+  ...GPT2.map((name): [string, Pre] => [name, gpt2Pre]),
+  ...['dbrx', 'smaug-bpe', 'glm4', 'chatglm-bpe'].map((name): [string, Pre] => [name, dbrx]),
   ['default', { scan: fallback, ignoreMerges: false, addBos: false }],
 ]);

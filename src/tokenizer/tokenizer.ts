@@ -1,12 +1,14 @@
 /**
- * A GGUF file's own tokenizer: byte-level BPE (`tokenizer.ggml.model` "gpt2"). Ids are those of llama.cpp and of
- * Hugging Face tokenizers for the same vocabulary; categories of characters are those of the JavaScript engine.
+ * A GGUF file's own tokenizer: byte-level BPE or SentencePiece (`tokenizer.ggml.model` "gpt2" or "llama"). Ids are
+ * those of llama.cpp for the same vocabulary; categories of characters are those of the JavaScript engine.
  */
 
+import { createBpe } from './bpe.ts';
 import { readKeys } from './keys.ts';
-import { createMerges } from './merges.ts';
+import { createSentencePiece, spellPiece } from './sentencepiece.ts';
 import { createSpecialFinder, type SpecialFinder } from './special.ts';
-import { createVocabulary, TokenType } from './vocabulary.ts';
+import { writeUtf8 } from './utf8.ts';
+import { createVocabulary, spellInAlphabet, TokenType } from './vocabulary.ts';
 import { createWordCache } from './words.ts';
 
 export interface EncodeOptions {
@@ -25,6 +27,8 @@ export interface Tokenizer {
   /** Whether `encode` with `addSpecial` begins with `bos`, ends with `eos`. */
   readonly addBos: boolean;
   readonly addEos: boolean;
+  /** Whether `encode` puts a space in front of a text, and of what follows a special token, which `decode` drops. */
+  readonly addSpacePrefix: boolean;
   /** Tokens that end a generation: `eos`, `eot` and those known by name. */
   readonly eogTokens: ReadonlySet<number>;
   /**
@@ -34,7 +38,8 @@ export interface Tokenizer {
    */
   encode(text: string | readonly string[], options?: EncodeOptions): number[];
   /**
-   * Text of `ids`; bytes that are not UTF-8 become U+FFFD as in `TextDecoder`.
+   * Text of `ids`; bytes that are not UTF-8 become U+FFFD as in `TextDecoder`. With `addSpacePrefix` it loses a space
+   * that it begins with.
    * @param options.skipSpecial control tokens yield nothing; default false: they yield their names
    * @throws RangeError for an id outside [0, vocabSize)
    */
@@ -54,7 +59,7 @@ export interface Detokenizer {
 }
 
 /** Names of end-of-generation tokens (llama.cpp's list, without those of single vendors' tool formats). */
-const EOG_NAMES = [
+const EOG_NAMES: readonly string[] = [
   '<|eot_id|>',
   '<|im_end|>',
   '<|end|>',
@@ -78,14 +83,15 @@ const EOT_NAMES = 9;
  */
 export function createTokenizer(metadata: ReadonlyMap<string, unknown>): Tokenizer {
   const file = readKeys(metadata);
-  const { tokens, types } = file;
-  const vocabulary = createVocabulary(tokens, types);
-  const merges = createMerges(file.merges, vocabulary);
-  const { scan, ignoreMerges } = file.pre;
-  const { bytes, starts, maxBytes, size } = vocabulary;
+  const { tokens, types, addSpacePrefix } = file;
+  const spaces = file.model === 'llama';
+  const vocabulary = createVocabulary(tokens, types, spaces ? spellPiece : spellInAlphabet);
+  const { scan, encode: encodeBytes } =
+    file.model === 'llama' ? createSentencePiece(file, vocabulary) : createBpe(file, vocabulary);
+  const { bytes, starts, size } = vocabulary;
 
   const named = new Map<string, number>();
-  for (let id = 0; id < size; id++) if (EOG_NAMES.includes(tokens[id])) named.set(tokens[id], id);
+  for (let id = 0; id < size; id++) if (isEogName(tokens[id])) named.set(tokens[id], id);
   const eot = file.eot ?? EOG_NAMES.slice(0, EOT_NAMES).flatMap((name) => named.get(name) ?? [])[0];
   const eogTokens = new Set(named.values());
   for (const id of [file.eos, eot, file.eom]) if (id !== undefined) eogTokens.add(id);
@@ -101,32 +107,25 @@ export function createTokenizer(metadata: ReadonlyMap<string, unknown>): Tokeniz
   const userFinder = createSpecialFinder(user);
   const finder = createSpecialFinder([...all, ...user]);
 
-  const byteIds = new Int32Array(256);
-  for (let byte = 0; byte < 256; byte++) byteIds[byte] = vocabulary.find(Uint8Array.of(byte), 0, 1);
-
   const cache = createWordCache();
-  const kept = createWork(KEPT_UNITS);
+  const kept = new Uint8Array(3 * KEPT_UNITS);
 
   /** Appends the ids of one pre-token to `out`. */
   const encodeWord = (text: string, from: number, to: number, out: number[]): void => {
     if (cache.get(text, from, to, out)) return;
     const first = out.length;
-    const { utf8, ids } = to - from <= KEPT_UNITS ? kept : createWork(to - from);
-    const length = writeUtf8(text, from, to, utf8);
-    const whole = ignoreMerges && length <= maxBytes ? vocabulary.find(utf8, 0, length) : -1;
-    if (whole >= 0) {
-      out.push(whole);
-    } else {
-      for (let i = 0; i < length; i++) {
-        ids[i] = byteIds[utf8[i]] >= 0 ? byteIds[utf8[i]] : unknownFor(utf8[i], file.unknown);
-      }
-      const count = merges.apply(ids, length);
-      for (let i = 0; i < count; i++) out.push(ids[i]);
-    }
+    const utf8 = to - from <= KEPT_UNITS ? kept : new Uint8Array(3 * (to - from));
+    encodeBytes(utf8, writeUtf8(text, from, to, utf8, 0, spaces), out);
     cache.put(text, from, to, out, first);
   };
 
+  /** Appends the ids of a text between special tokens. */
   const encodeSpan = (text: string, from: number, to: number, out: number[]): void => {
+    if (addSpacePrefix && from < to) {
+      text = ` ${text.slice(from, to)}`;
+      from = 0;
+      to = text.length;
+    }
     for (let at = from; at < to; ) {
       const stop = scan(text, at, to);
       encodeWord(text, at, stop, out);
@@ -170,11 +169,13 @@ export function createTokenizer(metadata: ReadonlyMap<string, unknown>): Tokeniz
       if (skipSpecial && isControl(ids[i])) continue;
       for (let from = starts[ids[i]]; from < starts[ids[i] + 1]; from++) utf8[at++] = bytes[from];
     }
-    return new TextDecoder('utf-8', { ignoreBOM: true }).decode(utf8.subarray(0, at));
+    const from = addSpacePrefix && utf8[0] === SPACE ? 1 : 0;
+    return new TextDecoder('utf-8', { ignoreBOM: true }).decode(utf8.subarray(from, at));
   };
 
   const { bos, eos, addBos, addEos } = file;
-  return { vocabSize: size, bos, eos, eot, addBos, addEos, eogTokens, encode, decode, tokenBytes, isControl };
+  const ids = { bos, eos, eot, eogTokens };
+  return { vocabSize: size, ...ids, addBos, addEos, addSpacePrefix, encode, decode, tokenBytes, isControl };
 }
 
 /**
@@ -182,23 +183,34 @@ export function createTokenizer(metadata: ReadonlyMap<string, unknown>): Tokeniz
  * `tokenizer.decode` of all the ids, and no piece ends inside a code point.
  *
  * @param options.skipSpecial control tokens yield nothing; default false
+ * @param options.continues the ids go on with a text that stands already: a space in front is kept; default false
  */
-export function createDetokenizer(tokenizer: Tokenizer, options: { skipSpecial?: boolean } = {}): Detokenizer {
+export function createDetokenizer(
+  tokenizer: Tokenizer,
+  options: { skipSpecial?: boolean; continues?: boolean } = {},
+): Detokenizer {
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
-  const skip = options.skipSpecial ?? false;
+  const { skipSpecial = false, continues = false } = options;
   const open = createOpenCounter();
+  const drops = tokenizer.addSpacePrefix && !continues;
+  let atStart = drops;
   return {
     get pending() {
       return open.needed > 0;
     },
     push: (id) => {
-      if (skip && tokenizer.isControl(id)) return '';
-      const bytes = tokenizer.tokenBytes(id);
+      if (skipSpecial && tokenizer.isControl(id)) return '';
+      let bytes = tokenizer.tokenBytes(id);
+      if (atStart && bytes.length > 0) {
+        atStart = false;
+        if (bytes[0] === SPACE) bytes = bytes.subarray(1);
+      }
       open.read(bytes);
       return decoder.decode(bytes, { stream: true });
     },
     flush: () => {
       open.needed = 0;
+      atStart = drops;
       return decoder.decode();
     },
   };
@@ -230,12 +242,13 @@ function createOpenCounter(): { needed: number; read(bytes: Uint8Array): void } 
   };
 }
 
-/** Work arrays for pre-tokens of up to this many UTF-16 units are kept. */
+const SPACE = 0x20;
+/** Room for pre-tokens of up to this many UTF-16 units is kept. */
 const KEPT_UNITS = 1024;
 
-/** For a pre-token of `units` UTF-16 units: UTF-8 has at most three bytes a unit. */
-function createWork(units: number): { utf8: Uint8Array; ids: Int32Array } {
-  return { utf8: new Uint8Array(3 * units), ids: new Int32Array(3 * units) };
+function isEogName(text: string): boolean {
+  const first = text.charCodeAt(0);
+  return (first === 0x3c || first === 0x5b) && EOG_NAMES.includes(text); // < or [
 }
 
 function* matches(finder: SpecialFinder, text: string): Generator<{ id: number; start: number; end: number }> {
@@ -244,44 +257,4 @@ function* matches(finder: SpecialFinder, text: string): Generator<{ id: number; 
     yield match;
     match = finder.find(text, match.end);
   }
-}
-
-function unknownFor(byte: number, unknown: number | undefined): number {
-  if (unknown !== undefined) return unknown;
-  const hex = byte.toString(16).padStart(2, '0');
-  throw new Error(`the vocabulary has no token for byte 0x${hex} and tokenizer.ggml.unknown_token_id is not set`);
-}
-
-/** UTF-8 of `text[from, to)` into `out`, lone surrogates as U+FFFD; returns the number of bytes. */
-function writeUtf8(text: string, from: number, to: number, out: Uint8Array): number {
-  let at = 0;
-  for (let i = from; i < to; i++) {
-    let code = text.charCodeAt(i);
-    if (code < 0x80) {
-      out[at++] = code;
-      continue;
-    }
-    if (code < 0x800) {
-      out[at++] = 0xc0 | (code >> 6);
-      out[at++] = 0x80 | (code & 0x3f);
-      continue;
-    }
-    if ((code & 0xf800) === 0xd800) {
-      const low = i + 1 < to ? text.charCodeAt(i + 1) : 0;
-      if (code < 0xdc00 && (low & 0xfc00) === 0xdc00) {
-        const astral = 0x10000 + ((code & 0x3ff) << 10) + (low & 0x3ff);
-        out[at++] = 0xf0 | (astral >> 18);
-        out[at++] = 0x80 | ((astral >> 12) & 0x3f);
-        out[at++] = 0x80 | ((astral >> 6) & 0x3f);
-        out[at++] = 0x80 | (astral & 0x3f);
-        i++;
-        continue;
-      }
-      code = 0xfffd;
-    }
-    out[at++] = 0xe0 | (code >> 12);
-    out[at++] = 0x80 | ((code >> 6) & 0x3f);
-    out[at++] = 0x80 | (code & 0x3f);
-  }
-  return at;
 }

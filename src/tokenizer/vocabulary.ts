@@ -1,9 +1,11 @@
 /**
- * The vocabulary as bytes. A byte-level BPE token is written in the file with one printable character a byte
- * (GPT-2's alphabet, below); here all tokens stand decoded in one arena, and a hash table finds an id by its bytes.
+ * The vocabulary as bytes: all tokens stand decoded in one arena, and a hash table finds an id by its bytes. A
+ * byte-level BPE token is written in the file with one printable character a byte (GPT-2's alphabet, below).
  */
+import { writeUtf8 } from './utf8.ts';
 
-export const TokenType = { unknown: 2, control: 3, userDefined: 4 } as const;
+/** llama.cpp's token types. */
+export const TokenType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 
 export interface Vocabulary {
   readonly size: number;
@@ -12,7 +14,7 @@ export interface Vocabulary {
   readonly starts: Uint32Array;
   /** Bytes of the longest token. */
   readonly maxBytes: number;
-  /** Id of the token that byte pair encoding may make of `source[from, to)`, or -1. Never a control token. */
+  /** Id of the token that merges may make of `source[from, to)`, or -1. Never a control token. */
   find(source: Uint8Array, from: number, to: number): number;
 }
 
@@ -47,23 +49,47 @@ function hash(source: Uint8Array, from: number, to: number): number {
   return h ^ (h >>> 15);
 }
 
+/** Byte that a token `<0x00>` to `<0xFF>` of SentencePiece stands for, digits in capitals; -1 for another text. */
+export function byteOfPiece(text: string): number {
+  return /^<0x[0-9A-F]{2}>$/.test(text) ? Number.parseInt(text.slice(3, 5), 16) : -1;
+}
+
+/** Id of the token of `byte`, else the unknown token. @throws Error where there is none */
+export function tokenOfByte(byteIds: Int32Array, byte: number, unknown: number | undefined): number {
+  const id = byteIds[byte] >= 0 ? byteIds[byte] : unknown;
+  if (id !== undefined) return id;
+  const hex = byte.toString(16).padStart(2, '0');
+  throw new Error(`the vocabulary has no token for byte 0x${hex} and tokenizer.ggml.unknown_token_id is not set`);
+}
+
+/**
+ * Writes the bytes that a token stands for at `out[at]`, at most three a UTF-16 unit of `text`. Returns their end, or
+ * ~end where merges do not make that token.
+ */
+export type Spelling = (text: string, type: number, out: Uint8Array, at: number) => number;
+
+/** Control, unknown and user-defined tokens, and those with a character outside the alphabet, are their own UTF-8. */
+export function spellInAlphabet(text: string, type: number, out: Uint8Array, at: number): number {
+  const raw = type === TokenType.control || type === TokenType.unknown || type === TokenType.userDefined;
+  const end = raw ? -1 : decodeAlphabet(text, 0, text.length, out, at);
+  return end < 0 ? ~writeUtf8(text, 0, text.length, out, at, false) : end;
+}
+
 /**
  * @param tokens texts as in the file
- * @param types llama.cpp's token types, one a token: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte
+ * @param types llama.cpp's token types, one a token
  *
- * Control, unknown and user-defined tokens, and normal ones with a character outside the alphabet, are their own
- * UTF-8 text. Of two tokens with the same text the later is found, as in llama.cpp before it refused such files.
+ * Of two tokens with the same text the later is found, as in llama.cpp before it refused such files.
  */
-export function createVocabulary(tokens: readonly string[], types: ArrayLike<number>): Vocabulary {
+export function createVocabulary(tokens: readonly string[], types: ArrayLike<number>, spell: Spelling): Vocabulary {
   const size = tokens.length;
   let units = 0;
   for (const token of tokens) units += token.length;
-  const arena = new Uint8Array(units * 3); // UTF-8 is at most three bytes a UTF-16 unit
+  const arena = new Uint8Array(units * 3);
   const starts = new Uint32Array(size + 1);
   const capacity = 2 ** Math.ceil(Math.log2(size + 1) + 1);
   const slots = new Int32Array(capacity).fill(-1);
-  const encoder = new TextEncoder();
-  const literal: number[] = [];
+  const userDefined: number[] = [];
   let bytes = arena;
   let at = 0;
   let maxBytes = 0;
@@ -81,21 +107,18 @@ export function createVocabulary(tokens: readonly string[], types: ArrayLike<num
   };
 
   for (let id = 0; id < size; id++) {
-    const text = tokens[id];
-    const raw =
-      types[id] === TokenType.control || types[id] === TokenType.unknown || types[id] === TokenType.userDefined;
-    const end = raw ? -1 : decodeAlphabet(text, 0, text.length, arena, at);
-    const stop = end < 0 ? at + encoder.encodeInto(text, arena.subarray(at)).written : end;
+    const end = spell(tokens[id], types[id], arena, at);
+    const stop = end < 0 ? ~end : end;
     starts[id + 1] = stop;
-    if (end > at) slots[slotOf(arena, at, end)] = id;
-    if (types[id] === TokenType.userDefined) literal.push(id);
+    if (types[id] === TokenType.userDefined) userDefined.push(id);
+    else if (end > at) slots[slotOf(arena, at, end)] = id;
     maxBytes = Math.max(maxBytes, stop - at);
     at = stop;
   }
-  // A user-defined token can also be the result of merges, where its text is its own spelling in the alphabet.
-  const spelled = new Uint8Array(maxBytes);
-  for (const id of literal) {
-    const end = decodeAlphabet(tokens[id], 0, tokens[id].length, spelled, 0);
+  // Merges can make a user-defined token too, where its text is its own spelling and nothing else has that.
+  const spelled = new Uint8Array(3 * maxBytes);
+  for (const id of userDefined) {
+    const end = spell(tokens[id], TokenType.normal, spelled, 0);
     if (end !== starts[id + 1] - starts[id] || end === 0) continue;
     const slot = slotOf(spelled, 0, end);
     if (slots[slot] < 0) slots[slot] = id;

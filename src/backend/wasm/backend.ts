@@ -1,5 +1,14 @@
 import { PICK_BYTES } from '../../sampler.ts';
-import { type Backend, type Matrix, type Norm, type Ops, type Program, promised, type WeightType } from '../backend.ts';
+import {
+  type Activation,
+  type Backend,
+  type Matrix,
+  type Norm,
+  type Ops,
+  type Program,
+  promised,
+  type WeightType,
+} from '../backend.ts';
 import { instantiate } from './abi.ts';
 import type { KernelsName } from './kernels.js';
 import { createMemory, MAX_THREADS, type WasmTensor } from './memory.ts';
@@ -38,7 +47,8 @@ interface WasmProgram extends Program {
 /** Commands of a program, and activations, as assembly/ exports them. */
 const CODES = [
   ...(['BARRIER', 'EMBED', 'PREPARE', 'LINEAR', 'GLU', 'ROPE', 'ATTENTION', 'SAMPLE'] as const),
-  ...(['SCREEN_BUILD', 'SCREEN_PREPARE', 'SCREEN', 'RESCORE', 'CHECK_TERNARY', 'REPACK', 'RELU2', 'SILU'] as const),
+  ...(['SCREEN_BUILD', 'SCREEN_PREPARE', 'SCREEN', 'RESCORE', 'CHECK_TERNARY', 'NORM', 'ADD_NORM', 'REPACK'] as const),
+  ...(['RELU2', 'SILU', 'GELU'] as const),
 ];
 type Code = (typeof CODES)[number];
 
@@ -50,6 +60,9 @@ const BUILD_ROWS = 1024;
 
 /** What `repack` can do. */
 const REPACKS: readonly string[] = ['tq1_0 to tq2_0'];
+
+/** Forms of one batch that an op prepares: those of q, k and v, where each has a norm of its own. */
+const MAX_PREPARED = 3;
 
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
 
@@ -85,7 +98,10 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     f32: kernels.F32.value,
     q8_0: kernels.Q8_0.value,
     q6_k: kernels.Q6_K.value,
+    q4_0: kernels.Q4_0.value,
   };
+
+  const activationCode: Record<Activation, number> = { relu2: code.RELU2, silu: code.SILU, gelu: code.GELU };
 
   let words: number[] | undefined;
   const float = new Float32Array(1);
@@ -106,7 +122,10 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
 
   const rowBytes = (cols: number, type: WeightType) => kernels.preparedBytes(cols, weightCode[type]);
 
-  /** Normalised rows for a matmul, into scratch; returns the address of the prepared rows. */
+  /**
+   * Normalised rows for a matmul, into scratch; returns the address of the prepared rows. With input norms, one for each of
+   * them, prepared rows of the n-th stand n * `preparedBytes` further on.
+   */
   function prepare(
     rows: number,
     index: WasmTensor | undefined,
@@ -114,25 +133,42 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     norm: Norm<WasmTensor> | undefined,
     w: Matrix<WasmTensor>,
     scratch: WasmTensor,
+    inputNorms: readonly Norm<WasmTensor>[] | undefined = undefined,
   ): number {
     const prepared = scratch.at + align(rows * w.cols * 4);
     const weight = norm === undefined ? 0 : norm.weight.at;
-    const eps = norm === undefined ? 0 : norm.eps;
+    const eps = bitsOf(norm === undefined ? 0 : norm.eps);
     const type = weightCode[w.type];
-    command(
-      code.PREPARE,
-      rows,
-      index === undefined ? 0 : index.at,
-      x.at,
-      weight,
-      bitsOf(eps),
-      w.cols,
-      type,
-      scratch.at,
-      prepared,
-    );
+    const from = index === undefined ? 0 : index.at;
+    // All share the scratch behind their norm: a row is prepared by the same thread each time.
+    for (let n = 0; n < (inputNorms?.length ?? 1); n++) {
+      const second = inputNorms === undefined ? 0 : inputNorms[n].weight.at;
+      const to = prepared + n * preparedBytes(rows, w);
+      command(code.PREPARE, rows, from, x.at, weight, eps, w.cols, type, scratch.at, to, second);
+    }
     barrier();
     return prepared;
+  }
+
+  const preparedBytes = (rows: number, w: Matrix<WasmTensor>) => align(rows * rowBytes(w.cols, w.type));
+
+  /** x += W prepared, through a norm where there is one, which wants the product in scratch first. */
+  function addLinear(
+    w: Matrix<WasmTensor>,
+    prepared: number,
+    rows: number,
+    postNorm: Norm<WasmTensor> | undefined,
+    x: WasmTensor,
+    scratch: WasmTensor,
+  ): void {
+    if (postNorm === undefined) linear(w, prepared, rows, x.at, true, scratch);
+    else {
+      const y = prepared + preparedBytes(rows, w);
+      linear(w, prepared, rows, y, false, scratch);
+      barrier();
+      command(code.ADD_NORM, rows, y, postNorm.weight.at, bitsOf(postNorm.eps), w.rows, x.at);
+    }
+    barrier();
   }
 
   function linear(
@@ -166,19 +202,20 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
   }
 
   const ops: Ops<WasmTensor> = {
-    embed({ rows, dim, type, staged, x }) {
-      command(code.EMBED, rows, dim, weightCode[type], staged.at, x.at);
+    embed({ rows, dim, type, scale = 1, staged, x }) {
+      command(code.EMBED, rows, dim, weightCode[type], staged.at, x.at, bitsOf(scale));
       barrier();
     },
-    qkv({ rows, x, norm, wq, wk, wv, q, k, v, scratch }) {
+    qkv({ rows, x, norm, inputNorms, wq, wk, wv, q, k, v, scratch }) {
       alike('qkv', wq, wk, wv);
-      const prepared = prepare(rows, undefined, x, norm, wq, scratch);
+      const prepared = prepare(rows, undefined, x, norm, wq, scratch, inputNorms);
+      const own = inputNorms === undefined ? 0 : preparedBytes(rows, wq);
       linear(wq, prepared, rows, q.at, false, scratch);
-      linear(wk, prepared, rows, k.at, false, scratch);
-      linear(wv, prepared, rows, v.at, false, scratch);
+      linear(wk, prepared + own, rows, k.at, false, scratch);
+      linear(wv, prepared + 2 * own, rows, v.at, false, scratch);
       barrier();
     },
-    attention({ rows, layer, heads, ropeDim, ropeStyle, rope, places, kv, q, k, v, out, scratch }) {
+    attention({ rows, layer, heads, ropeDim, ropeStyle, rope, headNorms, places, kv, q, k, v, out, scratch }) {
       const { kvHeads, headDim, blockSize, maxBlocks } = kv;
       const f16 = kv.type === 'f16' ? 1 : 0;
       const layerBytes = 2 * kvHeads * blockSize * headDim * (f16 ? 2 : 4);
@@ -190,6 +227,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
         code.ROPE,
         ...[rows, heads, kvHeads, headDim, ropeDim, interleaved, rope.at, pos.at, sequence.at],
         ...[f16, page, blockBytes, blockSize, kv.tables.at, maxBlocks, q.at, k.at, v.at],
+        ...(headNorms === undefined ? [0, 0, 0] : [...headNorms.map((n) => n.weight.at), bitsOf(headNorms[0].eps)]),
       );
       barrier();
       command(
@@ -199,21 +237,24 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
       );
       barrier();
     },
-    attnOut({ rows, attn, norm, wo, x, scratch }) {
-      linear(wo, prepare(rows, undefined, attn, norm, wo, scratch), rows, x.at, true, scratch);
-      barrier();
+    attnOut({ rows, attn, norm, wo, postNorm, x, scratch }) {
+      addLinear(wo, prepare(rows, undefined, attn, norm, wo, scratch), rows, postNorm, x, scratch);
     },
-    gateUp({ rows, x, norm, gate, up, activation, out, scratch }) {
+    gateUp({ rows, x, norm, inputNorms, gate, up, activation, out, scratch }) {
       alike('gate_up', gate, up);
-      const prepared = prepare(rows, undefined, x, norm, gate, scratch);
-      const upOut = prepared + align(rows * rowBytes(gate.cols, gate.type));
+      const prepared = prepare(rows, undefined, x, norm, gate, scratch, inputNorms);
+      const own = inputNorms === undefined ? 0 : preparedBytes(rows, gate);
+      const upOut = prepared + own + preparedBytes(rows, gate);
       linear(gate, prepared, rows, out.at, false, scratch);
-      linear(up, prepared, rows, upOut, false, scratch);
-      command(code.GLU, rows, gate.rows, activation === 'relu2' ? code.RELU2 : code.SILU, out.at, upOut);
+      linear(up, prepared + own, rows, upOut, false, scratch);
+      command(code.GLU, rows, gate.rows, activationCode[activation], out.at, upOut);
       barrier();
     },
-    down({ rows, h, norm, wdown, x, scratch }) {
-      linear(wdown, prepare(rows, undefined, h, norm, wdown, scratch), rows, x.at, true, scratch);
+    down({ rows, h, norm, wdown, postNorm, x, scratch }) {
+      addLinear(wdown, prepare(rows, undefined, h, norm, wdown, scratch), rows, postNorm, x, scratch);
+    },
+    hidden({ outs, dim, index, x, norm, out }) {
+      command(code.NORM, outs, index.at, x.at, norm.weight.at, bitsOf(norm.eps), dim, out.at);
       barrier();
     },
     checkTernary({ w, found, at }) {
@@ -285,7 +326,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
       const widest = Math.max(...(['i2_s', 'f32'] as const).map((type) => rowBytes(cols, type)));
       const matmul =
         2 * align(rows * cols * 4) +
-        align(rows * widest) +
+        MAX_PREPARED * align(rows * widest) +
         threads * Math.max(rescoreBytes(cols), kernels.linearScratchBytes(cols, rows));
       const thread = align(Math.max(kernels.attentionScratchBytes(headDim), kernels.sampleScratchBytes(vocab)));
       return Math.max(matmul, threads * thread);

@@ -1,5 +1,5 @@
 import { PICK_BYTES, paramsBytes, readPick, resolveSampler, type SamplerOptions, writeParams } from '../../sampler.ts';
-import type { Backend, DenseType, KvType, Matrix, Norm, Ops, Tensor, WeightType } from '../backend.ts';
+import type { Activation, Backend, DenseType, KvType, Matrix, Norm, Ops, Tensor, WeightType } from '../backend.ts';
 
 // Every op on small inputs, to see whether an engine computes what the kernels say. The kernels themselves are held to the
 // reference by test/contract.ts, in far more shapes.
@@ -73,7 +73,7 @@ const down =
   };
 
 const gateUp =
-  (activation: 'relu2' | 'silu'): Case =>
+  (activation: Activation): Case =>
   ({ ops, floats, norm, weights, out: output, scratch }) => {
     const [gate, up] = [weights('i2_s', 11, 128), weights('i2_s', 11, 128)];
     const out = output(2 * 11);
@@ -85,7 +85,7 @@ const head =
   (type: DenseType): Case =>
   ({ ops, ints, floats, norm, weights, out, scratch }) => {
     const [outs, logits] = [2, out(2 * 3)];
-    const cols = type === 'q8_0' || type === 'q6_k' ? 256 : 264; // whole blocks, or half a step of 16 over
+    const cols = type.startsWith('q') ? 256 : 264; // whole blocks, or half a step of 16 over
     const w = weights(type, 3, cols);
     ops.head({
       outs,
@@ -99,6 +99,19 @@ const head =
     });
     return [logits];
   };
+
+/** With every norm that a family may have. */
+const normed: Case = ({ ops, ints, floats, norm, weights, out, scratch }) => {
+  const [rows, cols] = [2, 128];
+  const [wq, wk, wv, wdown] = [8, 4, 4, 8].map((m) => weights('i2_s', m, cols));
+  const [q, k, v, x, hidden] = [out(rows * 8), out(rows * 4), out(rows * 4), floats(rows * 8), out(rows * cols)];
+  const inputNorms = [norm(cols), norm(cols), norm(cols)] as const;
+  const h = floats(rows * cols);
+  ops.qkv({ rows, x: h, norm: norm(cols), inputNorms, wq, wk, wv, q, k, v, scratch });
+  ops.down({ rows, h, norm: norm(cols), wdown, postNorm: norm(8), x, scratch });
+  ops.hidden({ outs: rows, dim: cols, index: ints(1, 0), x: h, norm: norm(cols), out: hidden });
+  return [q, k, v, x, hidden];
+};
 
 /** Of one matrix without and one with codes that are none. */
 const checkTernary: Case = ({ ops, ints, weights }) => {
@@ -136,7 +149,7 @@ const screened =
 /** A prompt over an edge between blocks, and another sequence's first row. */
 const attention =
   (type: KvType, ropeStyle: 'neox' | 'norm'): Case =>
-  ({ ops, ints, floats, weights, out: output, scratch }) => {
+  ({ ops, ints, floats, norm, weights, out: output, scratch }) => {
     const [heads, kvHeads, headDim, ropeDim, blockSize] = [4, 2, 28, 16, 16];
     const places = { pos: ints(16, 17, 0), sequence: ints(1, 1, 0) };
     // Layer 1 of 2, blocks not in order; a matrix's bytes do for what was there before.
@@ -144,7 +157,8 @@ const attention =
     const kv = { type, layers: 2, kvHeads, headDim, blockSize, maxBlocks: 2, data, tables: ints(1, 0, 2, 0) };
     const [q, k, v, rope] = [heads, kvHeads, kvHeads].map((n) => floats(3 * n * headDim)).concat(floats(18 * ropeDim));
     const out = output(3 * heads * headDim);
-    ops.attention({ rows: 3, layer: 1, heads, ropeDim, ropeStyle, rope, places, kv, q, k, v, out, scratch });
+    const headNorms = type === 'f32' ? ([norm(headDim), norm(headDim)] as const) : undefined;
+    ops.attention({ rows: 3, layer: 1, heads, ropeDim, ropeStyle, rope, headNorms, places, kv, q, k, v, out, scratch });
     return [out];
   };
 
@@ -157,7 +171,7 @@ const sample =
     return [picks];
   };
 
-const DENSE = ['f16', 'bf16', 'f32', 'q8_0', 'q6_k'] as const;
+const DENSE = ['f16', 'bf16', 'f32', 'q8_0', 'q6_k', 'q4_0'] as const;
 
 const CASES: readonly (readonly [op: string, kind: Answer['kind'], run: Case])[] = [
   ...DENSE.map((type) => [`embed ${type}`, 'equal', embed(type)] as const),
@@ -173,6 +187,8 @@ const CASES: readonly (readonly [op: string, kind: Answer['kind'], run: Case])[]
   ['repack tq1_0', 'equal', repack],
   ['gate_up relu2', 'close', gateUp('relu2')],
   ['gate_up silu', 'close', gateUp('silu')],
+  ['gate_up gelu', 'close', gateUp('gelu')],
+  ['norms', 'equal', normed],
   ...DENSE.map((type) => [`head ${type}`, 'close', head(type)] as const),
   ['head screened f16', 'best', screened('f16')],
   ['head screened q6_k', 'best', screened('q6_k')],
@@ -306,6 +322,7 @@ const WEIGHTS: Readonly<
   f32: (n, random) => random(4 * n, 0x80ffffff | 0, 0x3e000000),
   q8_0: (n, random) => scaled(random((n / 32) * 34), 34, 1, 0x20),
   q6_k: (n, random) => scaled(random((n / 256) * 210), 210, 209, 0x10),
+  q4_0: (n, random) => scaled(random((n / 32) * 18), 18, 1, 0x30),
 };
 
 /** Blocks of `stride` bytes with the upper byte of their f16 scale, at `at`, replaced. */

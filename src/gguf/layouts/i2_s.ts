@@ -11,19 +11,25 @@
 //
 // Released ARM builds of bitnet.cpp compute on blocks of 64 weights in 16 bytes. That form has the same size and no
 // mark; published files are the one drawn here.
-import { GgufError } from '../error.ts';
+import {
+  checkWeights,
+  code3,
+  putTailScale,
+  scaled,
+  TAIL_BYTES,
+  type Ternary,
+  tailScale,
+  weightsOf,
+} from './ternary.ts';
 
 /** Type id in the file. */
 export const id = 36;
 /** Row length must be a multiple of this. */
 export const rowMultiple = 128;
 
-/** Bytes behind the codes, of which the first four are the scale. */
-export const TAIL_BYTES = 32;
-
 /** Bytes of a tensor of dims (ne0 first), the tail with the scale included. */
 export function sizeBytes(dims: readonly number[]): number {
-  return dims.reduce((a, b) => a * b, 1) / 4 + TAIL_BYTES;
+  return weightsOf(dims) / 4 + TAIL_BYTES;
 }
 
 /** Index of the first byte of blocks that holds a code 3, else -1. */
@@ -39,36 +45,18 @@ export function checkCodes(blocks: Uint8Array): number {
 }
 
 /**
- * The scale, from the tail of a tensor.
- * @param where what to name in an error: file and tensor
- * @param at byte of the file at which the tail lies, for the error
- * @throws GgufError if it is not a finite number above 0
- */
-export function readScale(tail: Uint8Array, where: string, at?: number): number {
-  const scale = new DataView(tail.buffer, tail.byteOffset, tail.length).getFloat32(0, true);
-  if (scale > 0 && scale < Infinity) return scale;
-  throw new GgufError(`${where}: scale ${scale}, expected a finite number above 0 (I2_S)`, at);
-}
-
-/**
  * packed -> w in {-1, 0, 1} in row order, and the tensor's scale.
  * @param where what to name in an error: file and tensor
  * @throws GgufError on code 3, with its row and column, and on a scale that is not a finite number above 0
  */
-export function unpack(
-  packed: Uint8Array,
-  dims: readonly number[],
-  where: string,
-): { weights: Int8Array; scale: number } {
+export function unpack(packed: Uint8Array, dims: readonly number[], where: string): Ternary {
   const blocks = packed.subarray(0, packed.length - TAIL_BYTES);
   const bad = checkCodes(blocks);
   if (bad >= 0) {
     const quarter = [6, 4, 2, 0].findIndex((shift) => ((blocks[bad] >> shift) & 3) === 3);
-    const index = (bad >> 5) * 128 + quarter * 32 + (bad & 31);
-    const row = Math.floor(index / dims[0]);
-    throw new GgufError(`${where}: row ${row}, column ${index % dims[0]}: code 3, expected 0, 1 or 2 (I2_S)`);
+    throw code3('I2_S', (bad >> 5) * 128 + quarter * 32 + (bad & 31), dims, where);
   }
-  const scale = readScale(packed.subarray(blocks.length), where);
+  const scales = tailScale('I2_S', packed, where);
   const weights = new Int8Array(blocks.length * 4);
   for (let at = 0, to = 0; to < weights.length; at += 32, to += 128) {
     for (let p = 0; p < 32; p++) {
@@ -79,7 +67,7 @@ export function unpack(
       weights[to + 96 + p] = (byte & 3) - 1;
     }
   }
-  return { weights, scale };
+  return { weights, scales };
 }
 
 /**
@@ -87,26 +75,17 @@ export function unpack(
  * @throws GgufError as unpack does
  */
 export function decode(packed: Uint8Array, dims: readonly number[], where: string): Float32Array {
-  const { weights, scale } = unpack(packed, dims, where);
-  const values = new Float32Array(weights.length);
-  for (let i = 0; i < values.length; i++) values[i] = weights[i] * scale;
-  return values;
+  return scaled(unpack(packed, dims, where));
 }
 
 /**
- * w in {-1, 0, 1} in row order, whole blocks of 128, and the tensor's scale -> packed.
- * @throws GgufError on a length that is no multiple of 128, another weight, or a scale that is not finite and above 0
+ * w in {-1, 0, 1} in row order and the tensor's scale -> packed.
+ * @throws GgufError on rows that are not whole blocks, another weight, or a scale that is not finite and above 0
  */
-export function encode(weights: Int8Array, scale: number): Uint8Array {
-  if (weights.length % 128 !== 0) {
-    throw new GgufError(`${weights.length} weights, expected a multiple of 128 (I2_S)`);
-  }
-  const wrong = weights.findIndex((w) => w < -1 || w > 1);
-  if (wrong >= 0) throw new GgufError(`weight ${wrong} is ${weights[wrong]}, expected -1, 0 or 1 (I2_S)`);
-  if (!(Math.fround(scale) > 0 && Math.fround(scale) < Infinity)) {
-    throw new GgufError(`scale ${scale}, expected a finite f32 above 0 (I2_S)`);
-  }
-  const packed = new Uint8Array(weights.length / 4 + TAIL_BYTES);
+export function encode({ weights, scales }: Ternary, dims: readonly number[]): Uint8Array<ArrayBuffer> {
+  checkWeights('I2_S', weights, dims, rowMultiple);
+  const packed = new Uint8Array(sizeBytes(dims));
+  putTailScale('I2_S', packed, scales);
   for (let from = 0, at = 0; from < weights.length; from += 128, at += 32) {
     for (let p = 0; p < 32; p++) {
       packed[at + p] =
@@ -116,6 +95,5 @@ export function encode(weights: Int8Array, scale: number): Uint8Array {
         (weights[from + 96 + p] + 1);
     }
   }
-  new DataView(packed.buffer).setFloat32(weights.length / 4, scale, true);
   return packed;
 }

@@ -1,0 +1,220 @@
+// Tensors on their way into the file: header first, as every size is known before a weight is read.
+import * as f16 from '../gguf/layouts/f16.ts';
+import * as f32 from '../gguf/layouts/f32.ts';
+import * as q6k from '../gguf/layouts/q6_k.ts';
+import * as q80 from '../gguf/layouts/q8_0.ts';
+import type { Ternary, Tiles } from '../gguf/layouts/ternary.ts';
+import { TERNARY, type TensorType, type TernaryType } from '../gguf/layouts.ts';
+import { headerBytes, type TypedValue } from '../gguf/writer.ts';
+import { ConvertError } from './error.ts';
+import { hasRows, type InputTensor, type Rounding, readRows, readTernary, rowsOf } from './input.ts';
+import { isTernary, MATRIX } from './types.ts';
+
+/** Where a file is written to. Writes come in the order of the file, without gaps. */
+export interface Sink {
+  write(at: number, bytes: Uint8Array): Promise<void> | void;
+}
+
+/** A tensor as it will be, and what it is made of. */
+export interface OutputTensor {
+  readonly type: TensorType;
+  readonly input: InputTensor;
+  /** Of TL1 and TL2. */
+  readonly tiles?: Tiles;
+}
+
+/** Bytes of the input's tensors read so far, of all that will be. */
+export interface ConvertProgress {
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+  /** Tensor being converted. */
+  readonly tensor: string;
+}
+
+export interface WriteOptions extends Rounding {
+  readonly onProgress?: (progress: ConvertProgress) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface Written {
+  /** Of the file. */
+  readonly bytes: number;
+  readonly notes: readonly string[];
+}
+
+/** Weights that are decoded at a time where rows can be read one by one. */
+const PIECE_WEIGHTS = 1 << 20;
+const COPY_BYTES = 4 << 20;
+
+/** How far scales moved when they were rounded to f16. */
+interface RoundedScales {
+  tensors: number;
+  largest: number;
+}
+
+/**
+ * Writes a GGUF file. Holds at most one matrix at a time, as it is read, as int8 and packed.
+ * @throws ConvertError or GgufError on weights or scales that the type does not hold; the signal's reason when aborted
+ */
+export async function writeTensors(
+  sink: Sink,
+  metadata: ReadonlyMap<string, TypedValue>,
+  tensors: readonly OutputTensor[],
+  options: WriteOptions,
+): Promise<Written> {
+  const shapes = tensors.map(({ type, input: { name, dims } }) => ({ name, type, dims }));
+  const header = headerBytes(metadata, shapes);
+  const totalBytes = tensors.reduce((sum, { input }) => sum + input.bytes, 0);
+  let doneBytes = 0;
+  let end = 0;
+  const write = async (bytes: Uint8Array) => {
+    await sink.write(end, bytes);
+    end += bytes.length;
+  };
+  const rounded: RoundedScales = { tensors: 0, largest: 0 };
+
+  await write(header.bytes);
+  for (const [i, { type, input, tiles }] of tensors.entries()) {
+    const report = (share: number) => {
+      options.signal?.throwIfAborted();
+      options.onProgress?.({ doneBytes: doneBytes + share * input.bytes, totalBytes, tensor: input.name });
+    };
+    report(0);
+    const ternary = await ternaryOf(type, input, options);
+    if (ternary !== undefined) {
+      noteScales(type, ternary, rounded);
+      if (isTernary(type)) await write(encodeTernary(type, ternary, input, tiles));
+      else
+        await writePieces(write, report, type, input, async (first, count) => scaledRows(ternary, input, first, count));
+    } else if (type === input.type && input.plus === undefined && input.order === undefined) {
+      await copy(write, report, input);
+    } else await writePieces(write, report, type, input, (first, count) => readRows(input, first, count));
+    report(1);
+    doneBytes += input.bytes;
+    await write(new Uint8Array((header.at[i + 1] ?? header.size) - end));
+  }
+  return { bytes: header.size, notes: roundingNotes(rounded) };
+}
+
+/** The weights of a tensor that is ternary on one of its two sides, else undefined. */
+async function ternaryOf(type: TensorType, input: InputTensor, rounding: Rounding): Promise<Ternary | undefined> {
+  const isMatrix =
+    isTernary(type) || !hasRows(input) || input.isMaster || (rounding.quantize && MATRIX.test(input.name));
+  return isMatrix ? readTernary(input, rounding) : undefined;
+}
+
+function encodeTernary(type: TernaryType, ternary: Ternary, input: InputTensor, tiles: Tiles | undefined): Uint8Array {
+  const fitting = type === 'TQ1_0' || type === 'TQ2_0' ? ternary : withOneScale(ternary, input.where, type);
+  try {
+    return TERNARY[type].encode(fitting, input.dims, tiles);
+  } catch (cause) {
+    // The layout knows no name.
+    throw new ConvertError(`${input.where}: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/**
+ * The same weights with one scale for the tensor. Blocks without weights other than 0 may have any scale.
+ * @throws ConvertError where the scales differ
+ */
+export function withOneScale({ weights, scales }: Ternary, where: string, type: string): Ternary {
+  if (scales.length === 1) return { weights, scales };
+  const width = weights.length / scales.length;
+  let scale = 0;
+  let first = 0;
+  for (const [block, s] of scales.entries()) {
+    const part = weights.subarray(block * width, (block + 1) * width);
+    if (s === scale || part.every((w) => w === 0)) continue;
+    if (s === 0) part.fill(0);
+    else if (scale === 0) [scale, first] = [s, block];
+    else {
+      const differ = `block ${first} has the scale ${scale}, block ${block} has ${s}`;
+      throw new ConvertError(`${where}: ${differ}: scales of blocks do not fit the one of a tensor (${type})`);
+    }
+  }
+  if (scale < 0) for (let i = 0; i < weights.length; i++) weights[i] = -weights[i];
+  return { weights, scales: Float32Array.of(Math.abs(scale) || 1) };
+}
+
+function noteScales(type: TensorType, { scales }: Ternary, rounded: RoundedScales): void {
+  if (type !== 'TQ1_0' && type !== 'TQ2_0' && type !== 'F16') return;
+  let largest = 0;
+  for (const scale of scales) {
+    if (scale !== 0) largest = Math.max(largest, Math.abs(f16.f16Value(f16.f16Bits(scale)) / scale - 1));
+  }
+  if (largest > 0) rounded.tensors++;
+  rounded.largest = Math.max(rounded.largest, largest);
+}
+
+function roundingNotes({ tensors, largest }: RoundedScales): string[] {
+  if (tensors === 0) return [];
+  const share = (100 * largest).toPrecision(2);
+  return [`scales of ${tensors} ${tensors === 1 ? 'tensor' : 'tensors'} rounded to F16, by at most ${share} %`];
+}
+
+/** scale * w of some rows. */
+function scaledRows({ weights, scales }: Ternary, { dims }: InputTensor, first: number, count: number): Float32Array {
+  const values = new Float32Array(count * dims[0]);
+  const width = weights.length / scales.length;
+  for (let i = 0, at = first * dims[0]; i < values.length; i++, at++) {
+    values[i] = weights[at] * scales[Math.floor(at / width)];
+  }
+  return values;
+}
+
+type Write = (bytes: Uint8Array) => Promise<void>;
+type Report = (share: number) => void;
+
+async function copy(write: Write, report: Report, { file, at, bytes }: InputTensor): Promise<void> {
+  for (let done = 0; done < bytes; done += COPY_BYTES) {
+    const piece = new Uint8Array(Math.min(COPY_BYTES, bytes - done));
+    await file.read(at + done, piece);
+    await write(piece);
+    report((done + piece.length) / bytes);
+  }
+}
+
+async function writePieces(
+  write: Write,
+  report: Report,
+  type: TensorType,
+  input: InputTensor,
+  read: (first: number, count: number) => Promise<Float32Array>,
+): Promise<void> {
+  const { where, dims } = input;
+  const encode = encoderOf(type, where);
+  const rows = rowsOf(input);
+  const most = Math.max(1, Math.floor(PIECE_WEIGHTS / dims[0]));
+  for (let first = 0; first < rows; first += most) {
+    const count = Math.min(most, rows - first);
+    await write(encode(await read(first, count)));
+    report((first + count) / rows);
+  }
+}
+
+const ENCODERS: Readonly<Record<string, (values: Float32Array) => Uint8Array>> = {
+  F32: f32.encode,
+  F16: f16.encode,
+  Q8_0: q80.encode,
+  Q6_K: q6k.encode,
+};
+
+/** Of a type that rows are written as. Throws what the layout throws with the tensor's name, and on what F16 does not hold. */
+function encoderOf(type: TensorType, where: string): (values: Float32Array) => Uint8Array {
+  return (values) => {
+    try {
+      const packed = ENCODERS[type](values);
+      if (type === 'F16') checkFinite(packed, values);
+      return packed;
+    } catch (cause) {
+      throw new ConvertError(`${where}: ${(cause as Error).message}`, { cause });
+    }
+  };
+}
+
+function checkFinite(packed: Uint8Array, values: Float32Array): void {
+  for (let i = 1; i < packed.length; i += 2) {
+    if ((packed[i] & 0x7c) !== 0x7c) continue;
+    throw new ConvertError(`a number ${values[i >> 1]}, expected a finite one of at most 65504 (F16)`);
+  }
+}

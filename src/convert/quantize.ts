@@ -1,0 +1,93 @@
+// BitNet b1.58's weights (arXiv 2402.17764): scale = mean |W|, w = W / scale rounded to the nearest of -1, 0 and 1.
+import type { Ternary } from '../gguf/layouts/ternary.ts';
+import { ConvertError } from './error.ts';
+
+/** A matrix of floats that is read by rows. */
+export interface Floats {
+  readonly rows: number;
+  readonly cols: number;
+  /** For messages: file and tensor. */
+  readonly where: string;
+  /** [cols]; the next call may overwrite it. */
+  row(index: number): Float32Array;
+}
+
+/** Blocks with a scale of their own are whole blocks of TQ1_0 and TQ2_0. */
+const SCALE_WEIGHTS = 256;
+/** The reference's floor for a scale. */
+const LEAST_SCALE = 1e-5;
+
+/**
+ * A matrix that is ternary already, every value -s, 0 or s: its weights and s (1 where all are 0). Else undefined, soon.
+ * @throws ConvertError on a value that is infinite or NaN
+ */
+export function asTernary(w: Floats): Ternary | undefined {
+  const weights = new Int8Array(w.rows * w.cols);
+  let scale = 0;
+  for (let r = 0, at = 0; r < w.rows; r++) {
+    const row = w.row(r);
+    for (let i = 0; i < row.length; i++, at++) {
+      const value = row[i];
+      if (value === 0) continue;
+      if (scale === 0) scale = Math.abs(value);
+      if (value === scale) weights[at] = 1;
+      else if (value === -scale) weights[at] = -1;
+      else return undefined;
+    }
+  }
+  if (!(scale < Infinity)) throw notFinite(w, scale);
+  return { weights, scales: Float32Array.of(scale === 0 ? 1 : scale) };
+}
+
+/**
+ * Rounds a matrix to ternary weights with one scale, or with one for each `block` weights (a multiple of 256 that divides a
+ * row), which is given as often as there are 256 weights.
+ *
+ * The scale is the mean in f64, rounded to f32; torch adds up in f32, in an order of its own, so the last bit may differ. As
+ * there, W is multiplied by the scale's reciprocal, and 0.5 goes to 0.
+ * @throws ConvertError on a value that is infinite or NaN
+ */
+export function quantize(w: Floats, block?: number): Ternary {
+  const weights = new Int8Array(w.rows * w.cols);
+  if (block === undefined) {
+    let sum = 0;
+    for (let r = 0; r < w.rows; r++) sum += sumOfSizes(w.row(r), 0, w.cols);
+    const scale = scaleOf(w, sum / weights.length);
+    for (let r = 0; r < w.rows; r++) round(w.row(r), 0, w.cols, scale, weights, r * w.cols);
+    return { weights, scales: Float32Array.of(scale) };
+  }
+  const scales = new Float32Array(weights.length / SCALE_WEIGHTS);
+  for (let r = 0; r < w.rows; r++) {
+    const row = w.row(r);
+    for (let from = 0; from < w.cols; from += block) {
+      const at = r * w.cols + from;
+      const scale = scaleOf(w, sumOfSizes(row, from, from + block) / block);
+      scales.fill(scale, at / SCALE_WEIGHTS, (at + block) / SCALE_WEIGHTS);
+      round(row, from, from + block, scale, weights, at);
+    }
+  }
+  return { weights, scales };
+}
+
+function sumOfSizes(row: Float32Array, from: number, to: number): number {
+  let sum = 0;
+  for (let i = from; i < to; i++) sum += Math.abs(row[i]);
+  return sum;
+}
+
+function scaleOf(w: Floats, mean: number): number {
+  if (!(mean < Infinity)) throw notFinite(w, mean);
+  return Math.fround(Math.max(mean, LEAST_SCALE));
+}
+
+function round(row: Float32Array, from: number, to: number, scale: number, into: Int8Array, at: number): void {
+  const reciprocal = Math.fround(1 / scale);
+  for (let i = from; i < to; i++, at++) {
+    const x = Math.fround(row[i] * reciprocal);
+    into[at] = +(x > 0.5) - +(x < -0.5);
+  }
+}
+
+function notFinite(w: Floats, value: number): ConvertError {
+  return new ConvertError(`${w.where}: holds a weight that is ${Number.isNaN(value) ? 'NaN' : 'infinite'}`);
+}
