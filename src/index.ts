@@ -3,6 +3,7 @@ export type { ChatMessage } from './chat.ts';
 export type { EmbedOptions, Perplexity, PerplexityOptions } from './evaluate.ts';
 export type { Completion, FinishReason, GenerateOptions, Timings, Token } from './generate.ts';
 export { GgufError } from './gguf/error.ts';
+export type { TilesOption, TileTable } from './gguf/tiles.ts';
 export {
   type CompleteOptions,
   type LoadModelOptions,
@@ -12,7 +13,7 @@ export {
   type ModelInfo,
   type Prompt,
 } from './load_model.ts';
-export type { LoadProgress } from './model/weights.ts';
+export type { LoadProgress, WeightStorage } from './model/weights.ts';
 export type { SamplerOptions } from './sampler.ts';
 
 /** The small model that comes with the package: tales in English, 2 MB. */

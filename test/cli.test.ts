@@ -295,8 +295,27 @@ test('doctor finds this machine fit', async () => {
   const [text, json] = await Promise.all([ternlm(['doctor']), ternlm(['doctor', '--json'])]);
   expect(text.code, text.stdout).toBe(0);
   expect(text.stdout).toMatch(/^kernels +(simd|relaxed|revec), ternary dot .+\n +\w+: /m);
+  expect(text.stdout).toMatch(/^repacked +TL1 to I2_S, .*TQ1_0 to TQ2_0 at loading: quicker with these kernels/m);
   expect(text.stdout).toMatch(/^self-check +passed/m);
   expect(JSON.parse(json.stdout)).toMatchObject({ simd: true, sharedMemory: true, selfCheck: { ok: true } });
+});
+
+test('weights in tiles: what they are repacked to, and whose tiles', async () => {
+  const tl2 = fileURLToPath(new URL('golden/models/tiny-bitnet-b1.58-tl2.gguf', import.meta.url));
+  const run = (...flags: string[]) =>
+    ternlm(['run', '-m', tl2, 'x', '-n', '4', '--temp', '0', ...flags], { node: RELAXED });
+  const [auto, none, other, inspect] = await Promise.all([
+    run('--tier', 'relaxed'),
+    run('--repack', 'none', '--layout', 'tiny'),
+    run('--layout', 'Llama3-8B'),
+    ternlm(['inspect', tl2]),
+  ]);
+  expect(auto.stderr).toMatch(/TL2 as I2_S, tiles: preset tiny;/);
+  expect(none.stderr).toMatch(/TL2, tiles: option;/);
+  expect(none.stdout).toBe(auto.stdout);
+  expect(other).toMatchObject({ code: 1, stdout: '' });
+  expect(other.stderr).toContain("option 'layout': preset 'Llama3-8B' has no TL2 256x256");
+  expect(inspect.stdout).toMatch(/10\.9 kB more where TL2 is repacked to I2_S/);
 });
 
 test('bench measures both tests in three formats', async () => {

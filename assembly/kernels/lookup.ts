@@ -1,7 +1,7 @@
 import { lookup } from '../dots';
 import { thread } from '../lanes';
-import { linearByTile, bitLinearScratchBytes } from './bit_linear';
-import { I2_S, paddedCols, preparedBytes, TL2 } from './prepare';
+import { bitLinearScratchBytes, linearByTile } from './bit_linear';
+import { paddedCols, preparedBytes, TL2 } from './prepare';
 import { REPACK_BYTES, repackRows } from './repack_tl';
 import { firstSigns, groupAt, indexBytes, lastSigns, pairsAt, tailAt, tripleCols } from './tl';
 
@@ -59,8 +59,7 @@ export function buildTables(type: i32, prepared: usize, cols: i32, tileCols: i32
     q += <usize>(24 * unit);
     for (; to < end; to += 32, q += 3) {
       const a = splat(q), b = splat(q + 1), c = splat(q + 2);
-      const ab = i16x8.add(a, b), bc = i16x8.sub(b, c);
-      // 0, c, b - c, b, b + c, a - b - c, a - b, a - b + c | a - c, a, a + c, a + b - c, a + b, a + b + c
+      // 0, c, b - c, b, b + c, a - b - c, a - b, a - b + c; a - c, a, a + c, a + b - c, a + b, a + b + c
       split(
         i16x8.add(
           i16x8.mul(a, i16x8(0, 0, 0, 0, 0, 1, 1, 1)),
