@@ -1,0 +1,4 @@
+import type { Report } from './inspect_report.ts';
+export function page(_report: Report): string {
+  return '';
+}
