@@ -138,8 +138,8 @@ export function summed(shares: readonly TernaryShare[]): Sum {
     minus: of((s) => s.counts?.minus) / counted,
     zero: of((s) => s.counts?.zero) / counted,
     plus: of((s) => s.counts?.plus) / counted,
-    min: Math.min(...scaled.map((s) => s.scales.min)),
-    max: Math.max(...scaled.map((s) => s.scales.max)),
+    min: scaled.reduce((least, s) => Math.min(least, s.scales.min), Infinity),
+    max: scaled.reduce((most, s) => Math.max(most, s.scales.max), -Infinity),
     remarks: remarks.filter(([n]) => n > 0).map(([n, one, several]) => `${n} ${n === 1 ? one : several}`),
   };
 }
