@@ -10,9 +10,10 @@ import { bytes, pairs, table } from './format.ts';
 import { page } from './inspect_html.ts';
 import {
   facts,
-  generalName,
   grouped,
+  MATRIX_COLUMNS,
   type Matrix,
+  matrixRows,
   memoryRows,
   percent,
   type Report,
@@ -23,7 +24,6 @@ import {
   tensorRows,
   ternaryMatrices,
   tileRows,
-  zeroLines,
 } from './inspect_report.ts';
 import { modelName } from './load.ts';
 import { HELP_FLAG, MODEL_FLAG, modelOf } from './options.ts';
@@ -130,7 +130,10 @@ function text(report: Report, remote: boolean, single: boolean): string {
   ];
   const matrices = ternaryMatrices(report);
   if (matrices.length > 0) {
-    sections.push(`Ternary weights\n${layerTable(matrices)}`, `Ternary matrices\n${matrixTable(matrices, single)}`);
+    sections.push(
+      `Ternary weights\n${layerTable(matrices)}`,
+      `Ternary matrices\n${table(MATRIX_COLUMNS, matrixRows(matrices, single), '  ')}`,
+    );
   } else if (remote) {
     sections.push('Ternary weights\n  not counted: the file is behind an address (--weights downloads it)');
   }
@@ -146,26 +149,4 @@ function layerTable(matrices: readonly Matrix[]): string {
     return [layer, percent(minus), percent(zero), percent(plus), [range(min, max), ...remarks].join('; ')];
   });
   return table(['layer', '-1', '0', '+1', 'scales'], body, '  ');
-}
-
-/** Matrices of the same name in all layers are one row, unless each is to have its own. */
-function matrixTable(matrices: readonly Matrix[], single: boolean): string {
-  const groups = grouped(matrices, ({ name, type }) => `${single ? name : generalName(name)} ${type}`);
-  const body = [...groups.values()].map((group) => {
-    const shares = group.map(({ share }) => share);
-    const zeros = shares.map((share) => summed([share]).zero);
-    const { min, max, remarks } = summed(shares);
-    const { distinct, count } = shares[0].scales;
-    if (single && count > 1) remarks.unshift(`${distinct} distinct`);
-    return [
-      single ? group[0].name : generalName(group[0].name),
-      group[0].type,
-      String(group.length),
-      range(Math.min(...zeros), Math.max(...zeros), percent).replace(' % to', ' to'),
-      zeroLines(group, 'zeroRows'),
-      zeroLines(group, 'zeroCols'),
-      [range(min, max), ...remarks].join('; '),
-    ];
-  });
-  return table(['name', 'type', 'count', 'share of 0', 'zero rows', 'zero columns', 'scales'], body, '  ');
 }

@@ -1,8 +1,11 @@
 import { bytes, quantity } from './format.ts';
 import {
+  counted,
   facts,
   grouped,
+  MATRIX_COLUMNS,
   type Matrix,
+  matrixRows,
   memoryRows,
   percent,
   type Report,
@@ -13,48 +16,21 @@ import {
   tensorRows,
   ternaryMatrices,
   tileRows,
-  zeroLines,
 } from './inspect_report.ts';
-import { printable } from './terminal.ts';
+import { html, leftOut, type Markup, pairList, table } from './markup.ts';
 import { version } from './version.ts';
 
 // One file that needs no other: no script, no font, no address, and a policy that forbids them. What a model file says is
-// text here, never markup: `html` escapes whatever it is given that it has not made itself.
+// text here, never markup (markup.ts).
 
-interface Markup {
-  readonly markup: string;
-}
-type Piece = string | number | Markup | undefined | readonly Piece[];
-
-const ENTITIES: Readonly<Record<string, string>> = {
-  '&': '&amp;',
-  '<': '&lt;',
-  '>': '&gt;',
-  '"': '&quot;',
-  "'": '&#39;',
-};
-
-function html(literals: TemplateStringsArray, ...pieces: readonly Piece[]): Markup {
-  return { markup: literals.reduce((all, literal, i) => all + markupOf(pieces[i - 1]) + literal) };
-}
-
-function markupOf(piece: Piece): string {
-  if (piece === undefined) return '';
-  if (typeof piece === 'string' || typeof piece === 'number') {
-    return printable(String(piece)).replace(/[&<>"']/g, (letter) => ENTITIES[letter]);
-  }
-  return 'markup' in piece ? piece.markup : piece.map(markupOf).join('');
-}
-
-/** Of a hostile file; real ones have a few hundred keys and tensors, and a hundred layers. */
-const MOST_ROWS = 2000;
+/** Of a hostile file; real ones have up to a hundred layers. */
 const MOST_LAYERS = 200;
 const MOST_KINDS = 16;
 
 const STYLE = `
 :root { color-scheme: light dark; --bg: #fcfcfb; --ink: #1d1d1b; --muted: #66655f; --line: #dddcd6; --zero: #dcdbd5;
-  --minus: #2468b8; --plus: #c04f1c; --c0: #2468b8; --c1: #c04f1c; --c2: #2f7d4f; --c3: #8a5bb5; --c4: #8a6d10; --c5: #56656f }
-@media (prefers-color-scheme: dark) { :root { --bg: #171716; --ink: #ecebe6; --muted: #a9a8a1; --line: #3b3b38; --zero: #494945; --c0: #4d8fdc } }
+  --minus: #2468b8; --plus: #c04f1c; --c0: #2468b8; --c1: #c04f1c; --c2: #2f7d4f; --c3: #8a5bb5; --c4: #8a6d10; --c5: #56656f; --dot: #2468b8 }
+@media (prefers-color-scheme: dark) { :root { --bg: #171716; --ink: #ecebe6; --muted: #a9a8a1; --line: #3b3b38; --zero: #494945; --dot: #5f9fe8 } }
 * { box-sizing: border-box; margin: 0 }
 body { margin: auto; max-width: 1160px; padding: 20px 16px 48px; background: var(--bg); color: var(--ink); font: 15px/1.45 system-ui, sans-serif }
 h1 { font-size: 22px; margin-bottom: 12px; overflow-wrap: anywhere }
@@ -97,8 +73,8 @@ export function page(report: Report): string {
 <h1>${name}</h1>
 ${pairList(facts(report))}
 <h2>Bytes by type of tensor</h2>
-${bar([...report.types].sort((a, b) => b.bytes - a.bytes).map((t) => [t.type, t.bytes, `, ${t.tensors} of the tensors`]))}
-${matrices.length > 0 ? [weights(matrices), scales(matrices), matrixList(matrices)] : undefined}
+${bar([...report.types].sort((a, b) => b.bytes - a.bytes).map((t) => [t.type, t.bytes, `, ${counted(t.tensors, 'tensor')}`]))}
+${matrices.length > 0 ? [weights(matrices), scales(matrices), details(matrices)] : undefined}
 ${tiles.length > 0 ? html`<h2>Tiles</h2>${table(['type', 'shape', 'tiles', 'from'], tiles)}` : undefined}
 ${report.memory && memory(report.memory)}
 <h2>Tensors</h2>
@@ -113,24 +89,9 @@ ${table(['key', 'value'], metadata)}
   return markup;
 }
 
-function pairList(rows: readonly (readonly [string, string])[]): Markup {
-  return html`<dl>${rows.map(([label, text]) => html`<dt>${label}</dt><dd>${text}</dd>`)}</dl>`;
-}
-
-/** Columns of numbers stand to the right. */
-function table(head: readonly string[], rows: readonly (readonly string[])[]): Markup {
-  const kept = rows.slice(0, MOST_ROWS);
-  const kinds = head.map((title, i) =>
-    kept.every((row) => /^[\d?-]/.test(row[i])) ? 'n' : /^(name|key|value|from)$/.test(title) ? 'wide' : '',
-  );
-  const body = kept.map((row) => html`<tr>${row.map((cell, i) => html`<td class="${kinds[i]}">${cell}</td>`)}</tr>\n`);
-  const titles = head.map((title) => html`<th>${title}</th>`);
-  return html`<div class="scroll"><table><thead><tr>${titles}</tr></thead><tbody>\n${body}</tbody></table></div>
-${leftOut(rows.length - kept.length, 'rows')}`;
-}
-
-function leftOut(count: number, what: string): Markup | undefined {
-  return count > 0 ? html`<p>${count} more ${what} are left out.</p>` : undefined;
+function details(matrices: readonly Matrix[]): Markup {
+  const list = table(MATRIX_COLUMNS, matrixRows(matrices, true));
+  return html`<details><summary>All ${matrices.length} ternary matrices</summary>${list}</details>`;
 }
 
 /** Parts of a whole as one bar: name, bytes, and what else to say. */
@@ -211,7 +172,7 @@ function heatMap(layers: Layers, kinds: readonly string[]): Markup {
   const body = cells.map(({ row, column, name, sum }) => {
     const at = (100 * sum.zero - low) / (high - low);
     const [x, y] = [GUTTER + width * column, TOP + ROW * row];
-    const ink = Number.isNaN(at) ? 'var(--muted)' : at > 0.5 ? '#fff' : '#10243c';
+    const ink = Number.isNaN(at) ? 'var(--muted)' : at > 0.62 ? '#fff' : '#10243c';
     const text = Number.isNaN(at) ? '?' : (100 * sum.zero).toFixed(high - low > 3 ? 0 : 1);
     return html`<g><title>${name}: ${sharesText(sum)}</title>${rectangle(x, y, width, ROW, heat(at))}
 <text class="mid" style="fill: ${ink}" x="${round(x + width / 2)}%" y="${y + 14}">${text}</text></g>`;
@@ -220,14 +181,16 @@ function heatMap(layers: Layers, kinds: readonly string[]): Markup {
     const turned = html`<text class="end" transform="rotate(38)">${kind.length > 14 ? `${kind.slice(0, 13)}…` : kind}</text>`;
     return html`<svg x="${round(GUTTER + width * (i + 0.5))}%" y="${TOP - 6}">${turned}</svg>`;
   });
-  const ramp = [0, 1, 2, 3, 4, 5, 6, 7].map((i) => rectangle(2 * i, 0, 2, 8, heat(i / 7)));
-  const ends = html`<text class="muted" y="20">${low}</text><text class="end muted" x="16%" y="20">${high}</text>`;
+  const ramp = [0, 1, 2, 3, 4, 5, 6, 7].map((i) => rectangle(84 + 2 * i, 0, 2, 8, heat(i / 7)));
+  const ends = html`<text class="muted" x="84%" y="20">${low}</text><text class="end muted" x="100%" y="20">${high}</text>`;
   return html`${known.length > 0 ? [ramp, ends] : undefined}${heads}${body}`;
 }
 
 /** From light to dark, on dark pages too. */
 function heat(at: number): string {
-  return Number.isNaN(at) ? 'none' : `color-mix(in oklab, #0e3a74 ${round(100 * at)}%, #e2edfa)`;
+  if (Number.isNaN(at)) return 'none';
+  const [part, dark, light] = at < 0.5 ? [2 * at, '#5c98dc', '#e2edfa'] : [2 * at - 1, '#0e3a74', '#5c98dc'];
+  return `color-mix(in oklab, ${dark} ${round(100 * part)}%, ${light})`;
 }
 
 function shareBars(layers: Layers): Markup {
@@ -279,10 +242,10 @@ function scales(matrices: readonly Matrix[]): Markup {
     const kept = group.slice(0, MOST_LAYERS);
     const dots = kept.map(({ name, layer, ends, share }) => {
       const circles = [...new Set(ends)].map(
-        (end) => html`<circle cx="${x(layer)}%" cy="${y(end)}" r="3.2" fill="var(--c0)"/>`,
+        (end) => html`<circle cx="${x(layer)}%" cy="${y(end)}" r="3.2" fill="var(--dot)"/>`,
       );
       const [from, to] = ends.map(y);
-      const stem = html`<line x1="${x(layer)}%" x2="${x(layer)}%" y1="${from}" y2="${to}" stroke="var(--c0)" stroke-width="3"/>`;
+      const stem = html`<line x1="${x(layer)}%" x2="${x(layer)}%" y1="${from}" y2="${to}" stroke="var(--dot)" stroke-width="3"/>`;
       const count = share.scales.count > 1 ? `, ${share.scales.count} blocks` : '';
       return html`<g><title>${name}: ${range(share.scales.min, share.scales.max)}${count}</title>${stem}${circles}</g>`;
     });
@@ -295,18 +258,4 @@ function scales(matrices: readonly Matrix[]): Markup {
 <p>Each dot is the scale of a matrix in its layer, on a logarithmic axis; where blocks have scales of their own, a line from
 the least to the largest that is not 0.</p>
 <div class="panels">${panels}</div>`;
-}
-
-function matrixList(matrices: readonly Matrix[]): Markup {
-  const rows = matrices.map((matrix) => {
-    const { name, type, dims, share } = matrix;
-    const { minus, zero, plus, min, max, remarks } = summed([share]);
-    const distinct = share.scales.count > 1 ? `; ${share.scales.distinct} distinct` : '';
-    return [
-      ...[name, type, dims.join(' x '), percent(minus), percent(zero), percent(plus), range(min, max) + distinct],
-      ...[zeroLines([matrix], 'zeroRows'), zeroLines([matrix], 'zeroCols'), remarks.join('; ')],
-    ];
-  });
-  const head = ['name', 'type', 'shape', '−1', '0', '+1', 'scale', 'zero rows', 'zero columns', ''];
-  return html`<details><summary>All ${matrices.length} ternary matrices</summary>${table(head, rows)}</details>`;
 }

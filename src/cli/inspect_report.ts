@@ -123,7 +123,7 @@ export interface Sum {
 export function summed(shares: readonly TernaryShare[]): Sum {
   const of = (field: (share: TernaryShare) => number | undefined) =>
     shares.reduce((sum, share) => sum + (field(share) ?? 0), 0);
-  const counted = of(({ counts }) => counts && counts.minus + counts.zero + counts.plus);
+  const codes = of(({ counts }) => counts && counts.minus + counts.zero + counts.plus);
   const scaled = shares.filter(({ scales }) => scales.distinct > 0);
   const uncounted = shares.filter(({ counts }) => counts === undefined).length;
   const remarks: [number, string, string][] = [
@@ -135,12 +135,12 @@ export function summed(shares: readonly TernaryShare[]): Sum {
   ];
   return {
     weights: of((s) => s.weights),
-    minus: of((s) => s.counts?.minus) / counted,
-    zero: of((s) => s.counts?.zero) / counted,
-    plus: of((s) => s.counts?.plus) / counted,
+    minus: of((s) => s.counts?.minus) / codes,
+    zero: of((s) => s.counts?.zero) / codes,
+    plus: of((s) => s.counts?.plus) / codes,
     min: scaled.reduce((least, s) => Math.min(least, s.scales.min), Infinity),
     max: scaled.reduce((most, s) => Math.max(most, s.scales.max), -Infinity),
-    remarks: remarks.filter(([n]) => n > 0).map(([n, one, several]) => `${n} ${n === 1 ? one : several}`),
+    remarks: remarks.filter(([n]) => n > 0).map((remark) => counted(...remark)),
   };
 }
 
@@ -166,8 +166,13 @@ export function ternaryMatrices({ tensors }: Report): Matrix[] {
   });
 }
 
+/** "1 tensor", "2 tensors". */
+export function counted(n: number, one: string, several = `${one}s`): string {
+  return `${n} ${n === 1 ? one : several}`;
+}
+
 /** "5 of 512": how many rows or columns are all zeros; "-" where they were not looked for. */
-export function zeroLines(matrices: readonly Matrix[], field: 'zeroRows' | 'zeroCols'): string {
+function zeroLines(matrices: readonly Matrix[], field: 'zeroRows' | 'zeroCols'): string {
   if (matrices.some(({ share }) => share[field] === undefined)) return '-';
   const zero = matrices.reduce((sum, { share }) => sum + (share[field] ?? 0), 0);
   const all = matrices.reduce((sum, { dims }) => sum + (field === 'zeroCols' ? dims[0] : rowsOf(dims)), 0);
@@ -186,7 +191,7 @@ export function grouped<T>(items: readonly T[], keyOf: (item: T) => string): Map
 }
 
 /** The same name in every layer. */
-export function generalName(name: string): string {
+function generalName(name: string): string {
   return name.replace(/^blk\.\d+\./, 'blk.*.');
 }
 
@@ -197,6 +202,26 @@ export function tensorRows({ tensors }: Report): string[][] {
     const [{ name, type, dims }] = group;
     const total = group.reduce((sum, t) => sum + t.bytes, 0);
     return [generalName(name), type, dims.join(' x '), String(group.length), bytes(total)];
+  });
+}
+
+export const MATRIX_COLUMNS = ['name', 'type', 'count', 'share of 0', 'zero rows', 'zero columns', 'scales'] as const;
+
+/** Of ternary matrices; those of the same name in all layers are one row, unless each is to have its own. */
+export function matrixRows(matrices: readonly Matrix[], single: boolean): string[][] {
+  const groups = grouped(matrices, ({ name, type }) => `${single ? name : generalName(name)} ${type}`);
+  return [...groups.values()].map((group) => {
+    const [{ name, type, share }] = group;
+    const { min, max, remarks } = summed(group.map((matrix) => matrix.share));
+    const known = group.map((matrix) => summed([matrix.share]).zero).filter(Number.isFinite);
+    const zeros = known.sort((a, b) => a - b);
+    const { distinct, count } = share.scales;
+    return [
+      ...[single ? name : generalName(name), type, String(group.length)],
+      range(zeros[0], zeros[zeros.length - 1], percent).replace(' % to', ' to'),
+      ...[zeroLines(group, 'zeroRows'), zeroLines(group, 'zeroCols')],
+      [range(min, max), ...(single && count > 1 ? [`${distinct} distinct`] : []), ...remarks].join('; '),
+    ];
   });
 }
 
@@ -223,17 +248,14 @@ export function facts(report: Report): [string, string][] {
     ['runs', report.runs ? 'yes' : `no: ${report.reason}`],
   ];
   if (matrices.length > 0) {
-    const shares = `${percent(sum.minus)} -1, ${percent(sum.zero)} 0, ${percent(sum.plus)} +1`;
+    const shares = `-1 ${percent(sum.minus)}, 0 ${percent(sum.zero)}, +1 ${percent(sum.plus)}`;
     rows.push(['ternary', `${quantity(sum.weights)} weights: ${shares}`]);
   }
   for (const [type, { length }] of grouped(floats, (matrix) => matrix.type)) {
-    rows.push(['', `ternary in ${type}: ${length} ${length === 1 ? 'matrix' : 'matrices'}, which convert can repack`]);
+    rows.push(['ternary', `in ${type}: ${counted(length, 'matrix', 'matrices')}, which convert can repack`]);
   }
   for (const t of report.types.filter(({ read }) => !read)) {
-    rows.push([
-      'not read',
-      `type ${t.type}, ${t.tensors} ${t.tensors === 1 ? 'tensor' : 'tensors'}, ${bytes(t.bytes)}`,
-    ]);
+    rows.push(['not read', `type ${t.type}, ${counted(t.tensors, 'tensor')}, ${bytes(t.bytes)}`]);
   }
   for (const note of [...sum.remarks, ...report.warnings]) rows.push(['note', note]);
   return rows;

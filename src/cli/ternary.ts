@@ -178,7 +178,7 @@ async function countTl2(reader: Reader, tensor: TernaryTensor, tiles: Tiles): Pr
   const end = pairsAt + (rows * (dims[0] - k3)) / 4;
   const counts: Counts = { minus: 0, zero: 0, plus: 0, wrong: 0, odd: 0 };
   const seen = new Float64Array(6 << 8); // byte, and its signs in bits 10 and 8
-  const most = PIECE_BYTES / 160;
+  const most = 1 << 14;
   const indices = new Uint8Array(128 * most);
   const signs = new Uint16Array(16 * most);
   for (let group = 0, count = 0; group < signsAt / 128; group += count) {
