@@ -40,7 +40,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margi
 dt, th { color: var(--muted); font-weight: normal }
 dd, td { overflow-wrap: anywhere; unicode-bidi: isolate }
 .two { display: grid; gap: 0 36px; grid-template-columns: minmax(0, 1fr) }
-.panels { display: grid; gap: 12px 24px; grid-template-columns: repeat(2, minmax(0, 1fr)); font-size: 13px }
+.panels { display: grid; gap: 12px 24px; grid-template-columns: repeat(2, minmax(0, 1fr)); font-size: 13px; overflow-wrap: anywhere }
 @media (min-width: 880px) { .two { grid-template-columns: repeat(2, minmax(0, 1fr)) } .panels { grid-template-columns: repeat(4, minmax(0, 1fr)) } }
 svg { display: block; width: 100%; overflow: visible }
 text { font: 11px system-ui, sans-serif; fill: var(--ink); font-variant-numeric: tabular-nums }
@@ -74,7 +74,7 @@ export function page(report: Report): string {
 ${pairList(facts(report))}
 <h2>Bytes by type of tensor</h2>
 ${bar([...report.types].sort((a, b) => b.bytes - a.bytes).map((t) => [t.type, t.bytes, `, ${counted(t.tensors, 'tensor')}`]))}
-${matrices.length > 0 ? [weights(matrices), scales(matrices), details(matrices)] : undefined}
+${matrices.length > 0 ? [weights(matrices), scales(matrices), details(matrices)] : html`<p>No ternary weights were counted.</p>`}
 ${tiles.length > 0 ? html`<h2>Tiles</h2>${table(['type', 'shape', 'tiles', 'from'], tiles)}` : undefined}
 ${report.memory && memory(report.memory)}
 <h2>Tensors</h2>
@@ -172,7 +172,7 @@ function heatMap(layers: Layers, kinds: readonly string[]): Markup {
   const body = cells.map(({ row, column, name, sum }) => {
     const at = (100 * sum.zero - low) / (high - low);
     const [x, y] = [GUTTER + width * column, TOP + ROW * row];
-    const ink = Number.isNaN(at) ? 'var(--muted)' : at > 0.62 ? '#fff' : '#10243c';
+    const ink = Number.isNaN(at) ? 'var(--muted)' : at > 0.55 ? '#fff' : '#10243c';
     const text = Number.isNaN(at) ? '?' : (100 * sum.zero).toFixed(high - low > 3 ? 0 : 1);
     return html`<g><title>${name}: ${sharesText(sum)}</title>${rectangle(x, y, width, ROW, heat(at))}
 <text class="mid" style="fill: ${ink}" x="${round(x + width / 2)}%" y="${y + 14}">${text}</text></g>`;
@@ -200,8 +200,8 @@ function shareBars(layers: Layers): Markup {
     return html`<svg x="${GUTTER + 14 * i}%" y="${TOP - 22}">${square}<text x="16" y="10">${['−1', '0', '+1'][i]}</text></svg>`;
   });
   const bars = layers.map(({ layer, sum }, row) => {
-    if (Number.isNaN(sum.zero)) return undefined;
     const y = TOP + ROW * row;
+    if (Number.isNaN(sum.zero)) return html`<text class="muted" x="${GUTTER}%" y="${y + 14}">not counted</text>`;
     let x = GUTTER;
     const parts = keys.map((key) => {
       const width = sum[key] * (100 - GUTTER);
