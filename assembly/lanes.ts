@@ -108,6 +108,7 @@ export const F16_BIAS: f32 = reinterpret<f32>(0x77800000);
 //   +0    accumulators, 512 bytes   +512  dots of a tile, i32 [2][8]
 //   +704  03 x32    +736 0c x32     +768  8fffffff x8
 //   +800  00c0 x8   +816 0030 x8    +832  000c x8   +848 0003 x8   +864 4001 x8
+//   +880  0f x16    +896 codes of the first and +912 of the second weight of a TL pair, +928, +944, +960 of a triple
 export let thread: usize = 0;
 
 /** Low memory of the threads starts here; a thread has THREAD_BYTES of it. */
@@ -130,6 +131,14 @@ export function enterThread(index: i32): void {
   v128.store(at, i16x8.splat(0x0c), 832);
   v128.store(at, i16x8.splat(0x03), 848);
   v128.store(at, i16x8.splat(0x4001), 864);
+  memory.fill(at + 880, 15, 16);
+  for (let i: usize = 0; i < 16; i++) {
+    store<u8>(at + i, min(i / 3, 2), 896);
+    store<u8>(at + i, i % 3, 912);
+    store<u8>(at + i, min((i + 13) / 9, 2), 928);
+    store<u8>(at + i, (i + 13) / 3 % 3, 944);
+    store<u8>(at + i, (i + 13) % 3, 960);
+  }
 }
 
 /** The mask that `f16Low` and `f16High` want. */

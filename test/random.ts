@@ -60,13 +60,14 @@ export function seedOf(name: string): number {
   return hash >>> 0;
 }
 
-/** A random ternary matrix in I2_S bytes: [rows][cols / 4], then the 32-byte tail with its scale. */
+/** A random ternary matrix in I2_S bytes: [rows] of blocks of 32 bytes, then the 32-byte tail with its scale. */
 export function ternaryBytes(r: Random, rows: number, cols: number): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array((rows * cols) / 4 + 32).fill(0xff, (rows * cols) / 4 + 4);
-  for (let i = 0; i < (rows * cols) / 4; i++) {
+  const tail = rows * 32 * Math.ceil(cols / 128);
+  const bytes = new Uint8Array(tail + 32).fill(0xff, tail + 4);
+  for (let i = 0; i < tail; i++) {
     bytes[i] = (r.below(3) << 6) | (r.below(3) << 4) | (r.below(3) << 2) | r.below(3);
   }
-  new DataView(bytes.buffer).setFloat32((rows * cols) / 4, (0.5 + r.uniform()) / Math.sqrt(cols), true);
+  new DataView(bytes.buffer).setFloat32(tail, (0.5 + r.uniform()) / Math.sqrt(cols), true);
   return bytes;
 }
 

@@ -6,6 +6,7 @@ import { decodeRow } from './decode_row.ts';
 import { glu } from './glu.ts';
 import { appendKv, gatherKv, type KvLayer } from './kv_cache.ts';
 import { linear } from './linear.ts';
+import { repackTl, unpackTl } from './repack_tl.ts';
 import { rmsNorm } from './rms_norm.ts';
 import { rope } from './rope.ts';
 import { sample } from './sample.ts';
@@ -149,8 +150,16 @@ function referenceOps(enqueue: (step: () => void) => void): Ops<ReferenceTensor>
 
     checkTernary: ({ w, found, at }) =>
       enqueue(() => {
-        const bad = checkTernary(new Uint8Array(w.tensor.buffer, 0, (w.rows * w.cols) / 4));
-        new Uint32Array(found.buffer, at, 1)[0] = bad;
+        const bytes = new Uint8Array(w.tensor.buffer);
+        const codes = bytes.subarray(0, w.rows * 32 * Math.ceil(w.cols / 128));
+        new Uint32Array(found.buffer, at, 1)[0] = w.type === 'i2_s' ? checkTernary(codes) : unpackTl(w, bytes).bad;
+      }),
+
+    repack: ({ from, to, found, at }) =>
+      enqueue(() => {
+        const bytes = new Uint8Array(from.tensor.buffer);
+        new Uint32Array(found.buffer, at, 1)[0] = unpackTl(from, bytes).bad;
+        new Uint8Array(to.tensor.buffer).set(repackTl(from, bytes));
       }),
 
     // Nothing is left out here, which is what a screen must not be told from.
@@ -191,7 +200,7 @@ function normed(x: Float32Array, norm: Norm<T> | undefined): Float32Array {
 }
 
 function times(w: Matrix<T>, x: Float32Array): Float32Array {
-  return linear(w.type, new Uint8Array(w.tensor.buffer), w.rows, w.cols, x);
+  return linear(w.type, new Uint8Array(w.tensor.buffer), w.rows, w.cols, x, w.tiles);
 }
 
 function add(x: Float32Array, y: Float32Array): void {

@@ -48,6 +48,7 @@ interface WasmProgram extends Program {
 const CODES = [
   ...(['BARRIER', 'EMBED', 'PREPARE', 'LINEAR', 'GLU', 'ROPE', 'ATTENTION', 'SAMPLE'] as const),
   ...(['SCREEN_BUILD', 'SCREEN_PREPARE', 'SCREEN', 'RESCORE', 'CHECK_TERNARY', 'NORM', 'ADD_NORM'] as const),
+  ...(['CHECK_TL', 'REPACK_TL', 'TABLES'] as const),
   ...(['RELU2', 'SILU', 'GELU'] as const),
 ];
 type Code = (typeof CODES)[number];
@@ -57,6 +58,9 @@ const FILL_BYTES = 8 << 20;
 
 /** Rows of a head that are encoded in one command; some milliseconds. */
 const BUILD_ROWS = 1024;
+
+/** Of a matrix that has none: as arguments of a command. */
+const NO_TILES = { rows: 0, cols: 0, sub: 0 };
 
 /** Forms of one batch that an op prepares: those of q, k and v, where each has a norm of its own. */
 const MAX_PREPARED = 3;
@@ -93,6 +97,8 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     f32: kernels.F32.value,
     q8_0: kernels.Q8_0.value,
     q6_k: kernels.Q6_K.value,
+    tl1: kernels.TL1.value,
+    tl2: kernels.TL2.value,
     q4_0: kernels.Q4_0.value,
   };
 
@@ -115,6 +121,10 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
   /** Bytes of a scratch tensor that each thread has for itself. */
   const share = (scratch: WasmTensor) => Math.floor(scratch.bytes / threads / 64) * 64;
 
+  const isTl = (type: WeightType) => type === 'tl1' || type === 'tl2';
+  /** What rows are prepared for: large batches of tl1 and tl2 are computed as i2_s. */
+  const preparedFor = (type: WeightType, rows: number): WeightType =>
+    isTl(type) && rows >= kernels.LOOKUP_ROWS.value ? 'i2_s' : type;
   const rowBytes = (cols: number, type: WeightType) => kernels.preparedBytes(cols, weightCode[type]);
 
   /**
@@ -133,7 +143,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     const prepared = scratch.at + align(rows * w.cols * 4);
     const weight = norm === undefined ? 0 : norm.weight.at;
     const eps = bitsOf(norm === undefined ? 0 : norm.eps);
-    const type = weightCode[w.type];
+    const type = weightCode[preparedFor(w.type, rows)];
     const from = index === undefined ? 0 : index.at;
     // All share the scratch behind their norm: a row is prepared by the same thread each time.
     for (let n = 0; n < (inputNorms?.length ?? 1); n++) {
@@ -142,10 +152,16 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
       command(code.PREPARE, rows, from, x.at, weight, eps, w.cols, type, scratch.at, to, second);
     }
     barrier();
+    if (!isTl(preparedFor(w.type, rows))) return prepared;
+    for (let n = 0; n < (inputNorms?.length ?? 1); n++) {
+      command(code.TABLES, rows, w.cols, type, (w.tiles ?? NO_TILES).cols, prepared + n * preparedBytes(rows, w));
+    }
+    barrier();
     return prepared;
   }
 
-  const preparedBytes = (rows: number, w: Matrix<WasmTensor>) => align(rows * rowBytes(w.cols, w.type));
+  const preparedBytes = (rows: number, w: Matrix<WasmTensor>) =>
+    align(rows * rowBytes(w.cols, preparedFor(w.type, rows)));
 
   /** x += W prepared, through a norm where there is one, which wants the product in scratch first. */
   function addLinear(
@@ -179,6 +195,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     command(
       code.LINEAR,
       ...[weightCode[w.type], w.tensor.at, w.rows, w.cols, prepared, rows, y, w.rows, add ? 1 : 0, own],
+      ...tilesOf(w),
     );
   }
 
@@ -188,13 +205,19 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
   function alike(op: string, ...matrices: Matrix<WasmTensor>[]): void {
     const [first, ...others] = matrices;
     for (const w of others) {
-      if (w.type !== first.type || w.cols !== first.cols) {
+      if (w.type !== first.type || w.cols !== first.cols || w.tiles?.cols !== first.tiles?.cols) {
         throw new Error(
-          `${op}: matrices of ${first.type} x ${first.cols} and ${w.type} x ${w.cols} columns, expected alike`,
+          `${op}: matrices of ${first.type} x ${first.cols} and ${w.type} x ${w.cols} columns, expected alike, their tiles too`,
         );
       }
     }
   }
+
+  /** Of `repack`, from its first call on. */
+  let repackScratch: WasmTensor | undefined;
+  const checkTl = ({ type, tensor, rows, cols, tiles = NO_TILES }: Matrix<WasmTensor>, found: number) =>
+    command(code.CHECK_TL, weightCode[type], tensor.at, rows, cols, tiles.cols, found);
+  const tilesOf = ({ tiles = NO_TILES }: Matrix<WasmTensor>) => [tiles.rows, tiles.cols, tiles.sub];
 
   const ops: Ops<WasmTensor> = {
     embed({ rows, dim, type, scale = 1, staged, x }) {
@@ -242,7 +265,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
       const upOut = prepared + own + preparedBytes(rows, gate);
       linear(gate, prepared, rows, out.at, false, scratch);
       linear(up, prepared + own, rows, upOut, false, scratch);
-      command(code.GLU, rows, gate.rows, activationCode[activation], out.at, upOut);
+      command(code.GLU, rows, gate.rows, activationCode[activation], out.at, upOut, weightCode[gate.type]);
       barrier();
     },
     down({ rows, h, norm, wdown, postNorm, x, scratch }) {
@@ -253,7 +276,18 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
       barrier();
     },
     checkTernary({ w, found, at }) {
-      command(code.CHECK_TERNARY, w.tensor.at, w.rows, w.cols, found.at + at);
+      if (w.type === 'i2_s') command(code.CHECK_TERNARY, w.tensor.at, w.rows, w.cols, found.at + at);
+      else checkTl(w, found.at + at);
+      barrier();
+    },
+    repack({ from, to, found, at }) {
+      repackScratch ??= memory.alloc(threads * kernels.REPACK_BYTES.value);
+      checkTl(from, found.at + at);
+      const { type, tensor, rows, cols } = from;
+      command(
+        code.REPACK_TL,
+        ...[weightCode[type], tensor.at, rows, cols, ...tilesOf(from), to.tensor.at, repackScratch.at],
+      );
       barrier();
     },
     buildScreen({ w, copy, scratch }) {
@@ -309,9 +343,10 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     read: memory.read,
     scratchBytes(rows, cols, headDim, vocab) {
       const widest = Math.max(...(['i2_s', 'f32'] as const).map((type) => rowBytes(cols, type)));
+      const lookups = Math.min(rows, kernels.LOOKUP_ROWS.value - 1);
       const matmul =
         2 * align(rows * cols * 4) +
-        MAX_PREPARED * align(rows * widest) +
+        MAX_PREPARED * align(Math.max(rows * widest, lookups * rowBytes(cols, 'tl1'))) +
         threads * Math.max(rescoreBytes(cols), kernels.linearScratchBytes(cols, rows));
       const thread = align(Math.max(kernels.attentionScratchBytes(headDim), kernels.sampleScratchBytes(vocab)));
       return Math.max(matmul, threads * thread);

@@ -1,5 +1,5 @@
 import { PICK_BYTES, paramsBytes, readPick, resolveSampler, type SamplerOptions, writeParams } from '../../sampler.ts';
-import type { Activation, Backend, DenseType, KvType, Matrix, Norm, Ops, Tensor, WeightType } from '../backend.ts';
+import type { Activation, Backend, DenseType, KvType, Matrix, Norm, Ops, Tensor } from '../backend.ts';
 
 // Every op on small inputs, to see whether an engine computes what the kernels say. The kernels themselves are held to the
 // reference by test/contract.ts, in far more shapes.
@@ -23,7 +23,9 @@ interface Bench<T extends Tensor> {
   ints(...values: number[]): T;
   /** Of magnitudes from 0.5 to 2. */
   floats(n: number): T;
-  weights(type: WeightType, rows: number, cols: number): Matrix<T>;
+  weights(type: DenseType | 'i2_s', rows: number, cols: number): Matrix<T>;
+  /** 64 rows of tiles of 32 x 96. */
+  tiled(type: 'tl1' | 'tl2', cols: number): Matrix<T>;
   norm(dim: number): Norm<T>;
   screenBytes(rows: number, cols: number): number;
   /** `params` of a row for each. */
@@ -121,6 +123,27 @@ const checkTernary: Case = ({ ops, ints, weights }) => {
   return [found];
 };
 
+/** By lookups, or in a larger batch repacked. */
+const tables =
+  (type: 'tl1' | 'tl2', rows: number, cols: number): Case =>
+  ({ ops, floats, tiled, scratch }) => {
+    const x = floats(rows * 64);
+    ops.down({ rows, h: floats(rows * cols), norm: undefined, wdown: tiled(type, cols), x, scratch });
+    return [x];
+  };
+
+/** Of a matrix in order and one with a byte that codes no weight, and what the first is as I2_S. */
+const repack =
+  (type: 'tl1' | 'tl2', cols: number): Case =>
+  ({ ops, ints, tiled, out }) => {
+    const found = ints(-1, -1);
+    const from = tiled(type, cols);
+    const to = { type: 'i2_s' as const, rows: 64, cols, tensor: out(64 * 8 * Math.ceil(cols / 128) + 8) };
+    ops.repack({ from, to, found, at: 0 });
+    ops.checkTernary({ w: { ...from, tensor: tiled(type, 2 * cols).tensor, cols: 2 * cols - 96 }, found, at: 4 });
+    return [to.tensor, found];
+  };
+
 /** The rows that a screen lets through, by what is picked of them. */
 const screened =
   (type: DenseType): Case =>
@@ -170,6 +193,11 @@ const DENSE = ['f16', 'bf16', 'f32', 'q8_0', 'q6_k', 'q4_0'] as const;
 const CASES: readonly (readonly [op: string, kind: Answer['kind'], run: Case])[] = [
   ...DENSE.map((type) => [`embed ${type}`, 'equal', embed(type)] as const),
   ['check_ternary', 'equal', checkTernary],
+  ['repack tl1', 'equal', repack('tl1', 288)],
+  ['repack tl2', 'equal', repack('tl2', 352)],
+  ['down tl1, 1 row', 'equal', tables('tl1', 1, 288)],
+  ['down tl2, 2 rows', 'equal', tables('tl2', 2, 352)],
+  ['down tl2, 8 rows', 'equal', tables('tl2', 8, 352)],
   ['qkv, 1 row', 'equal', qkv(1, 640)],
   ['qkv, 3 rows', 'equal', qkv(3, 256)],
   ['attn_out, 5 rows', 'equal', attnOut(5)],
@@ -263,11 +291,15 @@ function createBench<T extends Tensor>(backend: Backend<T>): Bench<T> {
   return {
     ops: backend.ops,
     screenBytes: backend.screenBytes,
-    scratch: backend.alloc(backend.scratchBytes(5, 1152, 64, VOCAB)),
+    scratch: backend.alloc(backend.scratchBytes(8, 1152, 64, VOCAB)),
     out: (n) => backend.alloc(4 * n),
     ints: (...values) => put(Int32Array.from(values)),
     floats,
     weights: (type, rows, cols) => ({ type, rows, cols, tensor: put(WEIGHTS[type](rows * cols, random)) }),
+    tiled(type, cols) {
+      const tiles = { rows: 32, cols: 96, sub: 32 };
+      return { type, rows: 64, cols, tiles, tensor: put(tiledWeights(type, 64, cols, random)) };
+    },
     norm: (dim) => ({ weight: floats(dim), eps: 1e-5 }),
     samplers(all) {
       const params = new Uint8Array(all.length * PARAMS_BYTES);
@@ -289,10 +321,23 @@ for (let i = 0, x = 1; i < WORDS.length; i++) {
   WORDS[i] = x;
 }
 
+type RandomBytes = (bytes: number, and?: number, or?: number) => Uint8Array;
+
+/** Indices up to 7, which each table has, and random signs. */
+function tiledWeights(type: 'tl1' | 'tl2', rows: number, cols: number, random: RandomBytes): Uint8Array {
+  const triples = type === 'tl2' ? cols - (cols % 96) : 0;
+  const [indices, signs, pairs] = [(rows * triples) / 6, (rows * triples) / 24, (rows * (cols - triples)) / 4];
+  const tail = type === 'tl2' ? Math.ceil((((cols - 256) * rows * 5) / 24 + 64 * rows) / 32) * 32 : pairs;
+  const bytes = new Uint8Array(tail + 32);
+  bytes.set(random(indices, 0x77777777));
+  bytes.set(random(signs), indices);
+  bytes.set(random(pairs, 0x77777777), indices + signs);
+  new DataView(bytes.buffer).setFloat32(tail, 0.5, true);
+  return bytes;
+}
+
 /** n weights of random bits, those of exponents and scales set such that all are around 1. */
-const WEIGHTS: Readonly<
-  Record<WeightType, (n: number, random: (bytes: number, and?: number, or?: number) => Uint8Array) => Uint8Array>
-> = {
+const WEIGHTS: Readonly<Record<DenseType | 'i2_s', (n: number, random: RandomBytes) => Uint8Array>> = {
   i2_s(n, random) {
     const bytes = random(n / 4 + 32);
     // Of the code 3, which is none, the lower bit is cleared.
