@@ -44,10 +44,10 @@ export const RESCORE: i32 = 12;
 export const CHECK_TERNARY: i32 = 13;
 export const NORM: i32 = 14;
 export const ADD_NORM: i32 = 15;
-export const CHECK_TL: i32 = 20;
-export const REPACK_TL: i32 = 21;
-export const TABLES: i32 = 22;
 export const REPACK: i32 = 16;
+export const CHECK_TL: i32 = 17;
+export const REPACK_TL: i32 = 18;
+export const TABLES: i32 = 19;
 
 const BARRIER_AT: usize = 2048;
 const START_AT: usize = 2112;

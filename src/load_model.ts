@@ -45,8 +45,9 @@ export interface LoadModelOptions {
    */
   readonly head?: 'auto' | 'exact';
   /**
-   * 'auto' repacks TL1 and TL2 to I2_S and TQ1_0 to TQ2_0 at loading: the same weights and the same logits, quicker to compute.
-   * 'none' computes with the file's own bytes, which take less memory (TL2: 1.67 bits a weight, not 2). Default 'auto'.
+   * 'auto' repacks weights at loading where another layout is quicker to compute with here: TL1 to I2_S and TQ1_0 to TQ2_0, TL2 to
+   * I2_S on all tiers but `simd`. The logits are the same. 'none' computes with the file's own bytes, which may take less memory
+   * (TL2: 1.67 bits a weight, not 2). Default 'auto'.
    */
   readonly repack?: 'auto' | 'none';
   /**

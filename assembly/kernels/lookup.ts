@@ -18,9 +18,10 @@ import { firstSigns, groupAt, indexBytes, lastSigns, pairsAt, tailAt, tripleCols
 const UNIT_BYTES: i32 = 8 * 32;
 
 /**
- * From how many rows on a batch is computed from codes, repacked to I2_S 32 rows of W at a time, and no longer from tables.
+ * From how many rows on a batch is computed from codes, repacked to I2_S 32 rows of W at a time, and no longer from tables. Of
+ * TL2 lookups are as quick at 8 rows with the relaxed dots and at 16 without (bench/LOG.md).
  */
-export const LOOKUP_ROWS: i32 = 8;
+export const LOOKUP_ROWS: i32 = DOT == 0 ? 16 : 8;
 
 /** Units that are summed in int16: 192 columns of triples or 128 of pairs. */
 const UNITS: i32 = 8;

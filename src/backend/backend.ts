@@ -227,6 +227,8 @@ export interface Program {
 export interface Backend<T extends Tensor = Tensor> {
   /** e.g. "wasm relaxed, 2 threads". */
   readonly name: string;
+  /** Layouts that are quicker to compute with when they are repacked, once, and to what. */
+  readonly repacks: Readonly<Partial<Record<TernaryType, TernaryType>>>;
   /** Zeroed memory, 64-byte aligned. Throws a RangeError that says how much was wanted and how much there is. */
   alloc(bytes: number): T;
   free(tensor: T): void;

@@ -1,7 +1,7 @@
 import { GgufError } from '../gguf/error.ts';
 import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
 import { rowsOf } from '../gguf/layouts/ternary.ts';
-import { layoutOf } from '../gguf/layouts.ts';
+import { layoutOf, TERNARY, type TernaryType } from '../gguf/layouts.ts';
 import type { Source } from '../gguf/source.ts';
 import type { GgufValue } from '../gguf/value.ts';
 import { type Config, readConfig } from '../model/config.ts';
@@ -31,6 +31,9 @@ export interface Report {
 }
 
 /** Bytes. */
+/** What backends may compute from instead (Backend.repacks). */
+const REPACKED: Readonly<Record<string, TernaryType>> = { TL1: 'I2_S', TL2: 'I2_S', TQ1_0: 'TQ2_0' };
+
 export interface Memory {
   context: number;
   weights: number;
@@ -38,6 +41,8 @@ export interface Memory {
   head: number;
   /** The copy that the head is screened with (`head: 'auto'`): a byte a number. */
   screen: number;
+  /** What weights take more where they are repacked at loading. */
+  repacked: { from: string; to: string; bytes: number }[];
   kvPer1k: { f16: number; f32: number };
   /** Weights, screen and an f16 cache of `context` positions. */
   total: number;
@@ -102,7 +107,24 @@ function memoryOf(c: Config, header: GgufHeader): Memory {
   const kvPer1k = { f16: 2 * numbersPer1k, f32: 4 * numbersPer1k };
   const weights = head + others;
   const screen = c.headTensor === undefined ? 0 : c.vocab * c.dim;
-  return { context, weights, head, screen, kvPer1k, total: weights + screen + (kvPer1k.f16 * context) / 1024 };
+  const repacked = Object.entries(REPACKED).flatMap(([from, to]) => {
+    const tensors = [...header.tensors.values()].filter((t) => t.type === from);
+    const { rowMultiple, sizeBytes } = TERNARY[to];
+    const more = tensors.reduce(
+      (sum, { dims, bytes }) => sum + sizeBytes([Math.ceil(dims[0] / rowMultiple) * rowMultiple, dims[1]]) - bytes,
+      0,
+    );
+    return tensors.length === 0 ? [] : [{ from, to, bytes: more }];
+  });
+  return {
+    context,
+    weights,
+    head,
+    screen,
+    repacked,
+    kvPer1k,
+    total: weights + screen + (kvPer1k.f16 * context) / 1024,
+  };
 }
 
 /** Of several matrices. */
@@ -276,6 +298,10 @@ export function range(min: number, max: number, shown: (x: number) => string = (
 export function memoryRows(memory: Memory): [string, string][] {
   return [
     ['weights', `${bytes(memory.weights)}, of which the head ${bytes(memory.head)}`],
+    ...memory.repacked.map((r): [string, string] => [
+      'repacked',
+      `${bytes(r.bytes)} more for ${r.from} as ${r.to} (ternlm doctor tells whether; --repack none: not)`,
+    ]),
     ['screen', `${bytes(memory.screen)}, a copy of the head (none with --head exact)`],
     ['cache', `${bytes(memory.kvPer1k.f16)} for 1024 tokens of context (f16), ${bytes(memory.kvPer1k.f32)} (f32)`],
     ['in all', `${bytes(memory.total)} with a context of ${memory.context}`],

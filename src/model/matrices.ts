@@ -1,19 +1,9 @@
-import type { Backend, Matrix, Tensor, WeightType } from '../backend/backend.ts';
+import type { Backend, Matrix, Tensor, TernaryType, WeightType } from '../backend/backend.ts';
 import { GgufError } from '../gguf/error.ts';
 import type { TensorInfo } from '../gguf/header.ts';
 import { readScale, TAIL_BYTES, tileText } from '../gguf/layouts/ternary.ts';
-import { TERNARY, type TensorType, type TernaryType } from '../gguf/layouts.ts';
+import { TERNARY } from '../gguf/layouts.ts';
 import type { FoundTiles } from '../gguf/tiles.ts';
-
-/**
- * Layouts that are repacked when loaded, and to what: the same weights in an order that is quicker to compute with, on every
- * tier (bench/LOG.md). Looking at all weights once costs less than reading them.
- */
-export const REPACKED: Readonly<Partial<Record<TensorType, TernaryType>>> = {
-  TL1: 'I2_S',
-  TL2: 'I2_S',
-  TQ1_0: 'TQ2_0',
-};
 
 /** A matrix in the backend's memory, and the tensor of the file that it is, or was repacked from. */
 export interface LoadedMatrix<T extends Tensor> {
@@ -30,10 +20,10 @@ export function matrixOf<T extends Tensor>(info: TensorInfo, tensor: T, found: F
 
 /** Memory for what `info` is repacked to; rows of I2_S are whole blocks of 128 there. */
 export function repackedMatrix<T extends Tensor>(backend: Backend<T>, info: TensorInfo, type: TernaryType): Matrix<T> {
-  const { rowMultiple, sizeBytes } = TERNARY[type];
+  const { rowMultiple, sizeBytes } = TERNARY[type.toUpperCase() as Uppercase<TernaryType>];
   const [cols, rows] = info.dims;
   const tensor = backend.alloc(sizeBytes([Math.ceil(cols / rowMultiple) * rowMultiple, rows]));
-  return { type: type.toLowerCase() as WeightType, rows, cols, tensor };
+  return { type, rows, cols, tensor };
 }
 
 /**

@@ -1,4 +1,4 @@
-import type { Backend, DenseType, Matrix, Norm, Tensor, WeightType } from '../backend/backend.ts';
+import type { Backend, DenseType, Matrix, Norm, Tensor, TernaryType, WeightType } from '../backend/backend.ts';
 import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
 import { checkScales } from '../gguf/layouts/blocks.ts';
 import { decode, layoutOf } from '../gguf/layouts.ts';
@@ -6,7 +6,7 @@ import type { Source } from '../gguf/source.ts';
 import { isTiled, type TilesOption, tilesOf } from '../gguf/tiles.ts';
 import type { Config } from './config.ts';
 import type { LayerWeights, ModelWeights } from './forward.ts';
-import { checkTernary, type LoadedMatrix, matrixOf, REPACKED, repackedMatrix } from './matrices.ts';
+import { checkTernary, type LoadedMatrix, matrixOf, repackedMatrix } from './matrices.ts';
 
 /** Bytes of tensors read so far, of all that will be. */
 export interface LoadProgress {
@@ -46,7 +46,7 @@ export interface LoadedWeights<T extends Tensor> extends ModelWeights<T> {
 export interface LoadOptions {
   /** 'exact' computes every logit of the head for each token; 'auto' those that can matter. Default 'auto'. */
   readonly head?: 'auto' | 'exact';
-  /** 'none' leaves every matrix in the layout of the file. Default 'auto': as REPACKED says. */
+  /** 'none' leaves every matrix in the layout of the file. Default 'auto': as the backend is quicker with. */
   readonly repack?: 'auto' | 'none';
   /** Tile parameters of TL1 and TL2. Default: what the file or a preset says of the shape. */
   readonly layout?: TilesOption;
@@ -108,7 +108,7 @@ export async function loadWeights<T extends Tensor>(
         });
         const matrix = matrixOf(info, tensor, tiles);
         matrices.set(info.name, { info, matrix, tiles });
-        const type = REPACKED[info.type];
+        const type = backend.repacks[matrix.type as TernaryType];
         if (repack === 'auto' && type !== undefined) {
           const to = repackedMatrix(backend, info, type);
           tensors.set(info.name, to.tensor);

@@ -32,6 +32,7 @@ export function referenceBackend(): Backend<ReferenceTensor> {
   }
   return {
     name: 'reference',
+    repacks: {},
     alloc(bytes) {
       if (bytes > 2 ** 32) throw new RangeError(`wanted ${bytes} bytes; the reference backend gives at most 4 GiB`);
       return { bytes, buffer: new ArrayBuffer(bytes) };
