@@ -23,8 +23,12 @@ import {
 } from './bounds.js';
 import { type Case, EPS, floats, GUARD, type HostMatrix, outcome } from './outcome.js';
 import { denseBytes, type Random, random, ropeTable, seedOf, ternaryBytes } from './random.js';
+import { tiledContract } from './tiled_contract.js';
 
-function matrix(r: Random, type: WeightType, rows: number, cols: number): HostMatrix {
+/** Matrices in tiles are in tiled_contract.ts. */
+type FlatType = Exclude<WeightType, 'tl1' | 'tl2'>;
+
+function matrix(r: Random, type: FlatType, rows: number, cols: number): HostMatrix {
   if (isTernary(type)) return { type, rows, cols, bytes: ternaryBytes(r, rows, cols, type) };
   const weights = r.normal(rows * cols, 1 / Math.sqrt(cols));
   // One in eight is so small that f16 holds it as a subnormal.
@@ -45,7 +49,7 @@ const weightOf = (r: Random, dim: number): Float32Array<ArrayBuffer> => r.normal
 const rowOf = (x: Float32Array, i: number, cols: number): Float32Array => x.subarray(i * cols, (i + 1) * cols);
 
 /** [M, K, rows] around a vector, a block and a real model. */
-const SHAPES: [WeightType, number, number, number][] = [
+const SHAPES: [FlatType, number, number, number][] = [
   ['i2_s', 1, 128, 1],
   ['i2_s', 2, 128, 5],
   ['i2_s', 3, 256, 2],
@@ -55,6 +59,15 @@ const SHAPES: [WeightType, number, number, number][] = [
   ['i2_s', 640, 2560, 2],
   ['i2_s', 640, 2560, 16],
   ['i2_s', 127, 6912, 5],
+  // Rows padded to whole blocks.
+  ['i2_s', 5, 96, 1],
+  ['i2_s', 9, 32, 5],
+  ['i2_s', 127, 160, 2],
+  ['i2_s', 8, 672, 16],
+  ['i2_s', 3, 8640, 1],
+  ['i2_s', 3, 8640, 2],
+  ['i2_s', 3, 8640, 5],
+  ['i2_s', 3, 8640, 16],
   ['tq1_0', 1, 256, 1],
   ['tq1_0', 3, 512, 5],
   ['tq1_0', 127, 256, 16],
@@ -296,6 +309,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
     }
 
     normContract(compare, testCase);
+    tiledContract(compare, testCase);
 
     testCase('quantize_i8 rounds ties to even', async (r, op) => {
       // The largest is 127, so the scale is 1 and x itself is rounded: 0.5 -> 0, 1.5 -> 2, -2.5 -> -2 ...
@@ -533,13 +547,13 @@ export function contract(name: string, open: () => Promise<Backend>): void {
   });
 }
 
-type Compare = (
+export type Compare = (
   op: string,
   seed: number,
   build: Case,
   bound?: (output: number, expected: Float32Array) => ArrayLike<number> | undefined,
 ) => Promise<void>;
-type TestCase = (op: string, test: (r: Random, op: string) => Promise<void>) => void;
+export type TestCase = (op: string, test: (r: Random, op: string) => Promise<void>) => void;
 
 /** The norms and the factor that some families have; with ternary matrices all of it is spelled out rounding by rounding. */
 function normContract(compare: Compare, testCase: TestCase): void {
@@ -899,7 +913,7 @@ async function layerContract(backend: Backend, r: Random, allNorms: boolean): Pr
     backend.write(tensor, 0, new Uint8Array(x.buffer, x.byteOffset, x.byteLength));
     return tensor;
   };
-  const weights = (type: WeightType, m: number, k: number): Matrix => ({
+  const weights = (type: FlatType, m: number, k: number): Matrix => ({
     type,
     rows: m,
     cols: k,

@@ -65,3 +65,45 @@ describe.each([
     });
   });
 });
+
+describe('TL2, the same weights as in I2_S', () => {
+  describe.each([
+    { tier: 'simd', threads: 1, repack: 'auto' },
+    { tier: 'simd', threads: 1, repack: 'none' },
+    { tier: 'simd', threads: 2, repack: 'none' },
+    { tier: 'relaxed', threads: 2, repack: 'auto' },
+    { tier: 'relaxed', threads: 1, repack: 'none' },
+    { tier: 'relaxed', threads: 2, repack: 'none' },
+    { tier: 'revec', threads: 1, repack: 'none' },
+  ] as const)('$tier, $threads threads, repack $repack', ({ tier, threads, repack }) => {
+    let [i2s, tl2]: Model[] = [];
+    beforeAll(async () => {
+      i2s = await loadModel(golden('models/tiny-bitnet-b1.58-i2_s.gguf'), { tier, threads });
+      tl2 = await loadModel(golden('models/tiny-bitnet-b1.58-tl2.gguf'), { tier, threads, repack });
+    });
+    afterAll(async () => {
+      await i2s.dispose();
+      await tl2.dispose();
+    });
+
+    it('is told by info', () => {
+      const memory = repack === 'auto' ? 'i2_s' : 'tl2';
+      expect(tl2.info.weights).toEqual({ file: 'TL2', memory, tiles: 'preset tiny' });
+      expect(i2s.info.weights).toEqual({ file: 'I2_S', memory: 'i2_s', tiles: undefined });
+    });
+
+    it.each([1, 5, 16])('gives the logits of I2_S and agrees with native step, %d rows at a time', async (batch) => {
+      const actual = await tl2.logits(TOKENS, { kv: 'f32', batch });
+      const op = `TL2 against I2_S, ${batch} rows`;
+      agree({ op, seed: 1234, expected: await i2s.logits(TOKENS, { kv: 'f32', batch }), actual });
+      const expected = floats(golden('logits/bitnetcpp-b158-tl2.step.kv-f32.f32'));
+      agree({
+        op: `TL2 against native, ${batch} rows`,
+        seed: 1234,
+        expected,
+        actual,
+        bound: expected.map(() => BOUND),
+      });
+    });
+  });
+});

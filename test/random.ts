@@ -1,4 +1,4 @@
-import type { DenseType, TernaryType } from '../dist/backend/backend.js';
+import type { DenseType } from '../dist/backend/backend.js';
 import * as q40 from '../dist/gguf/layouts/q4_0.js';
 import * as q6k from '../dist/gguf/layouts/q6_k.js';
 import * as q80 from '../dist/gguf/layouts/q8_0.js';
@@ -60,12 +60,12 @@ export function seedOf(name: string): number {
   return hash >>> 0;
 }
 
-/** A random ternary matrix of `type`. Scales of TQ blocks have either sign; some are subnormal, some 0. */
+/** A random ternary matrix of `type`; of I2_S [rows] of blocks of 32 bytes, then the 32-byte tail with its scale. Scales of TQ blocks have either sign; some are subnormal, some 0. */
 export function ternaryBytes(
   r: Random,
   rows: number,
   cols: number,
-  type: TernaryType = 'i2_s',
+  type: 'i2_s' | 'tq1_0' | 'tq2_0' = 'i2_s',
 ): Uint8Array<ArrayBuffer> {
   if (type !== 'i2_s') {
     const stride = type === 'tq1_0' ? 54 : 66;
@@ -78,11 +78,12 @@ export function ternaryBytes(
     }
     return bytes;
   }
-  const bytes = new Uint8Array((rows * cols) / 4 + 32).fill(0xff, (rows * cols) / 4 + 4);
-  for (let i = 0; i < (rows * cols) / 4; i++) {
+  const tail = rows * 32 * Math.ceil(cols / 128);
+  const bytes = new Uint8Array(tail + 32).fill(0xff, tail + 4);
+  for (let i = 0; i < tail; i++) {
     bytes[i] = ternaryByte(r);
   }
-  new DataView(bytes.buffer).setFloat32((rows * cols) / 4, (0.5 + r.uniform()) / Math.sqrt(cols), true);
+  new DataView(bytes.buffer).setFloat32(tail, (0.5 + r.uniform()) / Math.sqrt(cols), true);
   return bytes;
 }
 

@@ -1,5 +1,7 @@
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import * as tl1 from '../dist/gguf/layouts/tl1.js';
+import * as tl2 from '../dist/gguf/layouts/tl2.js';
 import * as tq20 from '../dist/gguf/layouts/tq2_0.js';
 import { attention, softmax } from '../dist/reference/attention.js';
 import { bitLinear } from '../dist/reference/bit_linear.js';
@@ -11,11 +13,14 @@ import { kvIndex } from '../dist/reference/kv_cache.js';
 import { quantizeI8 } from '../dist/reference/quantize_i8.js';
 import { quantizeQ8K } from '../dist/reference/quantize_q8_k.js';
 import { repackTq1 } from '../dist/reference/repack.js';
+import { unpackTl } from '../dist/reference/repack_tl.js';
 import { rmsNorm } from '../dist/reference/rms_norm.js';
 import { rope } from '../dist/reference/rope.js';
 import { agree } from './agree.js';
 import { attentionBound, ropeBound, ULP } from './bounds.js';
 import { random, ropeTable, ternaryBytes } from './random.js';
+
+const sizeBytes = { tl1: tl1.sizeBytes, tl2: tl2.sizeBytes };
 
 const f32 = (...x: number[]): Float32Array<ArrayBuffer> => Float32Array.from(x);
 
@@ -59,6 +64,27 @@ describe('the reference by hand', () => {
     const x = new Float32Array(128);
     [x[0], x[5], x[37], x[69], x[101]] = [127, 10, 20, 30, 40];
     expect(bitLinear(bytes, 1, 128, quantizeI8(x))).toEqual(f32((10 - 30) * 0.5));
+  });
+
+  it('repack_tl: what Microsoft packed', () => {
+    for (const name of readdirSync(new URL('golden/packing/', import.meta.url))) {
+      const [, type, ...sizes] = /^(tl[12])_(\d+)x(\d+)_BM(\d+)_BK(\d+)_bm(\d+)\.packed$/.exec(name) ?? [];
+      if (type !== 'tl1' && type !== 'tl2') continue;
+      const [rows, cols, bm, bk, sub] = sizes.map(Number);
+      const golden = (extension: string) =>
+        readFileSync(new URL(`golden/packing/${name.replace(/packed$/, extension)}`, import.meta.url));
+      // These have no tail.
+      const bytes = new Uint8Array(sizeBytes[type]([cols, rows]));
+      bytes.set(golden('packed'));
+      new DataView(bytes.buffer).setFloat32(bytes.length - 32, 0.5, true);
+      const { weights, scale, bad } = unpackTl({ type, rows, cols, tiles: { rows: bm, cols: bk, sub } }, bytes);
+      expect([name, scale, bad, Buffer.compare(new Uint8Array(weights.buffer), golden('w_i8'))]).toEqual([
+        name,
+        0.5,
+        0xffff_ffff,
+        0,
+      ]);
+    }
   });
 
   /** ggml's quantize_row_q8_K_ref and ggml_vec_dot_tq2_0_q8_K_generic (MIT), one block: with the sign of the largest number. */

@@ -28,7 +28,7 @@ export function quantizeQ8K(h: usize, dim: i32, out: usize, tiles: bool): void {
       const a = rounded(v128.load(h), scale), b = rounded(v128.load(h, 16), scale);
       const c = rounded(v128.load(h, 32), scale), d = rounded(v128.load(h, 48), scale);
       sum = i32x4.add(sum, i32x4.add(i32x4.add(a, b), i32x4.add(c, d)));
-      storeActivations(q, k ^ 96, i16x8.narrow_i32x4_s(a, b), i16x8.narrow_i32x4_s(c, d), tiles);
+      storeActivations(q, k ^ 96, i16x8.narrow_i32x4_s(a, b), i16x8.narrow_i32x4_s(c, d), tiles, false);
     }
     q += 256 * ACTIVATION_BYTES;
     store<f32>(out, <f32>1 / inverse);

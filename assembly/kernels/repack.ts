@@ -14,7 +14,7 @@ import { thread } from '../lanes';
  */
 export function repackTq1(from: usize, blocks: i32, to: usize): void {
   const at = thread;
-  const one = v128.load(at, 880), two = v128.load(at, 896), half = v128.load(at, 912);
+  const one = v128.load(at, 576), two = v128.load(at, 592), half = v128.load(at, 608);
   for (; blocks > 0; blocks--, from += TQ1_BYTES, to += TQ2_BYTES) {
     // Weights 0 … 127 are the first four trits of 32 bytes, 128 … 159 the fifth.
     let a = v128.xor(v128.load(from), half), b = v128.xor(v128.load(from, 16), half);

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
+import { rmSync } from 'node:fs';
+import { type FileHandle, open, rename, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { type ConvertOptions, convert as convertModel } from '../convert/convert.ts';
 import type { ConvertProgress, Sink } from '../convert/output.ts';
@@ -69,30 +70,43 @@ or --quantize asks for it. The file appears under its name when it is complete.`
     const [from, to] = given.positionals;
     if (to === undefined) throw new UsageError('convert: expected a model and the file to make of it');
     for (const path of [from, to]) if (path === '-') throw new UsageError('convert: - is no file here');
-    const input = await inputOf(from);
+    await checkOutput(to, from, given.has('force'));
+    const interrupt = catchInterrupt();
+    const terminate = new AbortController();
+    const onTerminate = () => terminate.abort();
+    process.on('SIGTERM', onTerminate);
+    const signal = AbortSignal.any([interrupt.signal, terminate.signal]);
+    let input: Input | undefined;
     try {
-      await checkOutput(to, from, given.has('force'));
-      return await write(input, to, given);
+      input = await inputOf(from, signal);
+      await write(input, to, given, signal);
+      return 0;
+    } catch (error) {
+      if (interrupt.signal.aborted) return INTERRUPTED;
+      if (terminate.signal.aborted) return TERMINATED;
+      throw error;
     } finally {
-      await input.close?.();
+      await input?.close?.();
+      interrupt.release();
+      process.off('SIGTERM', onTerminate);
     }
   },
 };
 
 type Input = Parameters<typeof convertModel>[0] & { close?(): Promise<void> };
 
-async function inputOf(path: string): Promise<Input> {
+async function inputOf(path: string, signal: AbortSignal): Promise<Input> {
   const isFolder = !/^https?:/i.test(path) && (await stat(path)).isDirectory();
-  return isFolder ? folderOf(path) : openSource(path);
+  return isFolder ? folderOf(path, signal) : openSource(path, { signal });
 }
 
 /** A directory, of which only the files that are asked for by name are opened. */
-function folderOf(path: string): Folder {
+function folderOf(path: string, signal: AbortSignal): Folder {
   return {
     name: basename(resolve(path)),
     async open(file) {
       try {
-        return await openSource(join(path, file));
+        return await openSource(join(path, file), { signal });
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
         throw error;
@@ -113,42 +127,31 @@ async function checkOutput(to: string, from: string, force: boolean): Promise<vo
 }
 
 /** Writes beside the place and moves there when all is well; else nothing is left. */
-async function write(input: Input, to: string, given: Arguments): Promise<number> {
+async function write(input: Input, to: string, given: Arguments, signal: AbortSignal): Promise<void> {
   const temporary = join(dirname(to), `.${basename(to)}.${randomBytes(4).toString('hex')}.part`);
-  const interrupt = catchInterrupt();
-  const terminate = new AbortController();
-  const onTerminate = () => terminate.abort();
-  process.once('SIGTERM', onTerminate);
-  const signal = AbortSignal.any([interrupt.signal, terminate.signal]);
   const started = performance.now();
   const progress = showProgress(basename(to), started);
-  let file: FileHandle | undefined;
+  const file = await open(temporary, 'wx');
+  const onExit = () => rmSync(temporary, { force: true }); // a second Ctrl-C ends the process at once
+  process.on('exit', onExit);
   try {
-    file = await open(temporary, 'wx');
-    const { bytes: size, notes } = await convertModel(input, sinkOf(file), {
-      ...optionsOf(given),
-      onProgress: progress.onProgress,
-      signal,
-    });
+    const options = { ...optionsOf(given), onProgress: progress.onProgress, signal };
+    const { bytes: size, notes } = await convertModel(input, sinkOf(file), options);
     await file.sync();
     await file.close();
     signal.throwIfAborted();
     await rename(temporary, to);
-    progress.end();
+    showStatus('');
     const ms = performance.now() - started;
     say(`${printable(to)}: ${bytes(size)} in ${duration(ms)}, ${bytes((1000 * progress.readBytes()) / ms)}/s`);
     for (const note of notes) say(styled('yellow', `note: ${printable(note)}`));
-    return 0;
   } catch (error) {
-    progress.end();
-    await file?.close().catch(() => {});
-    await rm(temporary, { force: true });
-    if (interrupt.signal.aborted) return INTERRUPTED;
-    if (terminate.signal.aborted) return TERMINATED;
+    showStatus('');
+    await file.close().catch(() => {});
+    onExit();
     throw error;
   } finally {
-    interrupt.release();
-    process.off('SIGTERM', onTerminate);
+    process.off('exit', onExit);
   }
 }
 
@@ -176,7 +179,6 @@ function sinkOf(file: FileHandle): Sink {
 interface Shown {
   onProgress(progress: ConvertProgress): void;
   readBytes(): number;
-  end(): void;
 }
 
 function showProgress(name: string, started: number): Shown {
@@ -199,6 +201,5 @@ function showProgress(name: string, started: number): Shown {
       show();
     },
     readBytes: () => last?.doneBytes ?? 0,
-    end: () => showStatus(''),
   };
 }

@@ -6,7 +6,7 @@ import type { Folder } from '../safetensors/checkpoint.ts';
 import { ConvertError } from './error.ts';
 import { planFromCheckpoint } from './from_checkpoint.ts';
 import { planFromGguf } from './from_gguf.ts';
-import { type InputTensor, rowsOf } from './input.ts';
+import { hasRows, type InputTensor, rowsOf } from './input.ts';
 import { type ConvertProgress, type OutputTensor, type Sink, type Written, writeTensors } from './output.ts';
 import { FILE_TYPES, MATRIX, type MatrixType, TABLE, type TableType } from './types.ts';
 
@@ -24,6 +24,10 @@ export interface ConvertOptions {
   readonly onProgress?: (progress: ConvertProgress) => void;
   readonly signal?: AbortSignal;
 }
+
+/** Seen with node-llama-cpp 3.22.1. */
+const RELU2_NOTE =
+  'ReLU² model called bitnet: llama.cpp opens it, but computes SiLU where it does not read bitnet.hidden_activation';
 
 /**
  * Writes a GGUF version 3 file of ternary matrices.
@@ -47,7 +51,8 @@ export async function convert(input: Source | Folder, sink: Sink, options: Conve
     }
     const { quantize = false, blockSize: block, onProgress, signal } = options;
     const written = await writeTensors(sink, metadata, tensors, { quantize, block, onProgress, signal });
-    return { ...written, notes: [...plan.notes, ...written.notes] };
+    const isRelu2 = metadata.get('bitnet.hidden_activation')?.value === 'relu2';
+    return { ...written, notes: [...plan.notes, ...(isRelu2 ? [RELU2_NOTE] : []), ...written.notes] };
   } finally {
     await plan.close();
   }
@@ -73,13 +78,19 @@ function outputOf(input: InputTensor, options: ConvertOptions): OutputTensor {
   const target = isMatrix ? type : TABLE.test(name) ? (embedding ?? input.kept) : input.kept;
   const fault = rowFault(target, dims[0]);
   if (fault !== undefined) throw new ConvertError(`${where}: ${fault}`);
-  if (isMatrix && quantize && blockSize !== undefined && dims[0] % blockSize !== 0) {
+  const isRounded = isMatrix && quantize && hasRows(input) && !input.isMaster;
+  if (isRounded && blockSize !== undefined && dims[0] % blockSize !== 0) {
     throw new ConvertError(`${where}: row length ${dims[0]}, expected a multiple of the block size ${blockSize}`);
   }
   if (!isMatrix || !isTiled(type)) return { type: target, input };
   const rows = rowsOf(input);
   // A preset that was named for reading TL1 may have nothing for TL2 of the same shape, and the other way round.
   const given = layout !== undefined && input.type !== (type === 'TL1' ? 'TL2' : 'TL1');
-  const tiles = given ? tilesOf(type, dims, new Map(), where, layout).tiles : chooseTiles(type, rows, dims[0]);
-  return { type, input, tiles };
+  try {
+    const tiles = given ? tilesOf(type, dims, new Map(), where, layout).tiles : chooseTiles(type, rows, dims[0]);
+    return { type, input, tiles };
+  } catch (cause) {
+    const { message } = cause as Error;
+    throw message.startsWith(where) ? cause : new ConvertError(`${where}: ${message}`, { cause });
+  }
 }

@@ -24,8 +24,7 @@ export async function planFromCheckpoint(folder: Folder, type: MatrixType): Prom
     const found = new Map([...checkpoint.tensors].map(([name, tensor]) => [name.replace(/^model\./, ''), tensor]));
     const hasInputNorms = [...found.keys()].some((name) => /^layers\.0\..*q_proj\.(rms_)?norm\.weight$/.test(name));
     const isEmbedding = hasInputNorms && model.hasHeadNorms;
-    checkHead(config, model, found, folder.name);
-    const hasHead = found.has('lm_head.weight') && !isTied(config, model) && !isEmbedding;
+    const hasHead = hasOwnHead(config, model, found, isEmbedding, folder.name);
     const wanted = hfTensors(model, hasInputNorms, hasHead);
     const weights = await readWeights(config, model, found, hasInputNorms, folder.name);
     const tensors = takeTensors(wanted, found, model, weights, folder.name);
@@ -50,14 +49,21 @@ export async function planFromCheckpoint(folder: Folder, type: MatrixType): Prom
   }
 }
 
-const isTied = (config: HfConfig, model: HfModel) => (config.tie_word_embeddings ?? model.isTied) === true;
-
-function checkHead(config: HfConfig, model: HfModel, found: ReadonlyMap<string, unknown>, where: string): void {
-  if (model.hasSubNorm && found.has('lm_head.weight') && !isTied(config, model)) {
-    throw new ConvertError(
-      `${where}: lm_head.weight and tie_word_embeddings false, expected the embedding as head (BitNet)`,
-    );
+/** Whether there is an output head of its own. */
+function hasOwnHead(
+  config: HfConfig,
+  model: HfModel,
+  found: ReadonlyMap<string, unknown>,
+  isEmbedding: boolean,
+  where: string,
+): boolean {
+  if (isEmbedding || (config.tie_word_embeddings ?? model.isTied) === true) return false;
+  const isThere = found.has('lm_head.weight');
+  if (isThere === model.hasSubNorm) {
+    const problem = isThere ? 'lm_head.weight, but BitNet models use the embedding' : 'no lm_head.weight';
+    throw new ConvertError(`${where}: ${problem}, and tie_word_embeddings is not true`);
   }
+  return isThere;
 }
 
 /** How the checkpoint holds its matrices. */

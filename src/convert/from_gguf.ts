@@ -30,8 +30,11 @@ export async function planFromGguf(source: Source, type: MatrixType, layout?: Ti
   const skipped = new Set<string>();
   const to = architectureFor(type, architecture, header.metadata, header.tensors.get('token_embd.weight'));
   if (to !== architecture) {
+    metadata.delete('bitnet.hidden_activation'); // the other names tell it
     rename(metadata, architecture, to);
-    notes.push(`architecture ${architecture} is called ${to} there`);
+    notes.push(
+      `architecture ${architecture} written as ${to}, its name in ${isForkType(type) ? 'bitnet.cpp' : 'llama.cpp'}`,
+    );
   }
   if (to === 'bitnet' && architecture !== 'bitnet') {
     metadata.set('bitnet.hidden_activation', { type: 'string', value: 'relu2' });

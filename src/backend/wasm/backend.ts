@@ -48,6 +48,7 @@ interface WasmProgram extends Program {
 const CODES = [
   ...(['BARRIER', 'EMBED', 'PREPARE', 'LINEAR', 'GLU', 'ROPE', 'ATTENTION', 'SAMPLE'] as const),
   ...(['SCREEN_BUILD', 'SCREEN_PREPARE', 'SCREEN', 'RESCORE', 'CHECK_TERNARY', 'NORM', 'ADD_NORM', 'REPACK'] as const),
+  ...(['CHECK_TL', 'REPACK_TL', 'TABLES'] as const),
   ...(['RELU2', 'SILU', 'GELU'] as const),
 ];
 type Code = (typeof CODES)[number];
@@ -58,8 +59,11 @@ const FILL_BYTES = 8 << 20;
 /** Rows of a head that are encoded in one command; some milliseconds. */
 const BUILD_ROWS = 1024;
 
+/** Of a matrix that has none: as arguments of a command. */
+const NO_TILES = { rows: 0, cols: 0, sub: 0 };
+
 /** What `repack` can do. */
-const REPACKS: readonly string[] = ['tq1_0 to tq2_0'];
+const REPACKS: readonly string[] = ['tl1 to i2_s', 'tl2 to i2_s', 'tq1_0 to tq2_0'];
 
 /** Forms of one batch that an op prepares: those of q, k and v, where each has a norm of its own. */
 const MAX_PREPARED = 3;
@@ -98,6 +102,8 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     f32: kernels.F32.value,
     q8_0: kernels.Q8_0.value,
     q6_k: kernels.Q6_K.value,
+    tl1: kernels.TL1.value,
+    tl2: kernels.TL2.value,
     q4_0: kernels.Q4_0.value,
   };
 
@@ -120,6 +126,10 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
   /** Bytes of a scratch tensor that each thread has for itself. */
   const share = (scratch: WasmTensor) => Math.floor(scratch.bytes / threads / 64) * 64;
 
+  const isTl = (type: WeightType) => type === 'tl1' || type === 'tl2';
+  /** What rows are prepared for: large batches of tl1 and tl2 are computed as i2_s. */
+  const preparedFor = (type: WeightType, rows: number): WeightType =>
+    isTl(type) && rows >= kernels.LOOKUP_ROWS.value ? 'i2_s' : type;
   const rowBytes = (cols: number, type: WeightType) => kernels.preparedBytes(cols, weightCode[type]);
 
   /**
@@ -138,7 +148,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     const prepared = scratch.at + align(rows * w.cols * 4);
     const weight = norm === undefined ? 0 : norm.weight.at;
     const eps = bitsOf(norm === undefined ? 0 : norm.eps);
-    const type = weightCode[w.type];
+    const type = weightCode[preparedFor(w.type, rows)];
     const from = index === undefined ? 0 : index.at;
     // All share the scratch behind their norm: a row is prepared by the same thread each time.
     for (let n = 0; n < (inputNorms?.length ?? 1); n++) {
@@ -147,10 +157,16 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
       command(code.PREPARE, rows, from, x.at, weight, eps, w.cols, type, scratch.at, to, second);
     }
     barrier();
+    if (!isTl(preparedFor(w.type, rows))) return prepared;
+    for (let n = 0; n < (inputNorms?.length ?? 1); n++) {
+      command(code.TABLES, rows, w.cols, type, (w.tiles ?? NO_TILES).cols, prepared + n * preparedBytes(rows, w));
+    }
+    barrier();
     return prepared;
   }
 
-  const preparedBytes = (rows: number, w: Matrix<WasmTensor>) => align(rows * rowBytes(w.cols, w.type));
+  const preparedBytes = (rows: number, w: Matrix<WasmTensor>) =>
+    align(rows * rowBytes(w.cols, preparedFor(w.type, rows)));
 
   /** x += W prepared, through a norm where there is one, which wants the product in scratch first. */
   function addLinear(
@@ -184,6 +200,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     command(
       code.LINEAR,
       ...[weightCode[w.type], w.tensor.at, w.rows, w.cols, prepared, rows, y, w.rows, add ? 1 : 0, own],
+      ...tilesOf(w),
     );
   }
 
@@ -193,13 +210,19 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
   function alike(op: string, ...matrices: Matrix<WasmTensor>[]): void {
     const [first, ...others] = matrices;
     for (const w of others) {
-      if (w.type !== first.type || w.cols !== first.cols) {
+      if (w.type !== first.type || w.cols !== first.cols || w.tiles?.cols !== first.tiles?.cols) {
         throw new Error(
-          `${op}: matrices of ${first.type} x ${first.cols} and ${w.type} x ${w.cols} columns, expected alike`,
+          `${op}: matrices of ${first.type} x ${first.cols} and ${w.type} x ${w.cols} columns, expected alike, their tiles too`,
         );
       }
     }
   }
+
+  /** Of `repack`, from its first call on. */
+  let repackScratch: WasmTensor | undefined;
+  const checkTl = ({ type, tensor, rows, cols, tiles = NO_TILES }: Matrix<WasmTensor>, found: number) =>
+    command(code.CHECK_TL, weightCode[type], tensor.at, rows, cols, tiles.cols, found);
+  const tilesOf = ({ tiles = NO_TILES }: Matrix<WasmTensor>) => [tiles.rows, tiles.cols, tiles.sub];
 
   const ops: Ops<WasmTensor> = {
     embed({ rows, dim, type, scale = 1, staged, x }) {
@@ -247,7 +270,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
       const upOut = prepared + own + preparedBytes(rows, gate);
       linear(gate, prepared, rows, out.at, false, scratch);
       linear(up, prepared + own, rows, upOut, false, scratch);
-      command(code.GLU, rows, gate.rows, activationCode[activation], out.at, upOut);
+      command(code.GLU, rows, gate.rows, activationCode[activation], out.at, upOut, weightCode[gate.type]);
       barrier();
     },
     down({ rows, h, norm, wdown, postNorm, x, scratch }) {
@@ -258,8 +281,10 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
       barrier();
     },
     checkTernary({ w, found, at }) {
-      if (w.type !== 'i2_s' && w.type !== 'tq2_0') throw new Error(`check_ternary: a matrix of ${w.type}`);
-      command(code.CHECK_TERNARY, weightCode[w.type], w.tensor.at, w.rows, w.cols, found.at + at);
+      if (w.type === 'tl1' || w.type === 'tl2') checkTl(w, found.at + at);
+      else if (w.type === 'i2_s' || w.type === 'tq2_0') {
+        command(code.CHECK_TERNARY, weightCode[w.type], w.tensor.at, w.rows, w.cols, found.at + at);
+      } else throw new Error(`check_ternary: a matrix of ${w.type}`);
       barrier();
     },
     repack({ from, to, found, at }) {
@@ -267,8 +292,15 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
         const [a, b] = [from, to].map(({ type, rows, cols }) => `${type} ${rows} x ${cols}`);
         throw new Error(`repack: ${a} to ${b}, expected ${REPACKS.join(', ')} of the same shape`);
       }
-      const [type, typeTo] = [weightCode[from.type], weightCode[to.type]];
-      command(code.REPACK, type, from.tensor.at, from.rows, from.cols, typeTo, to.tensor.at, found.at + at);
+      const { tensor, rows, cols } = from;
+      const type = weightCode[from.type];
+      if (from.type === 'tq1_0') {
+        command(code.REPACK, type, tensor.at, rows, cols, weightCode[to.type], to.tensor.at, found.at + at);
+      } else {
+        repackScratch ??= memory.alloc(threads * kernels.REPACK_BYTES.value);
+        checkTl(from, found.at + at);
+        command(code.REPACK_TL, type, tensor.at, rows, cols, ...tilesOf(from), to.tensor.at, repackScratch.at);
+      }
       barrier();
     },
     buildScreen({ w, copy, scratch }) {
@@ -324,9 +356,10 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     read: memory.read,
     scratchBytes(rows, cols, headDim, vocab) {
       const widest = Math.max(...(['i2_s', 'f32'] as const).map((type) => rowBytes(cols, type)));
+      const lookups = Math.min(rows, kernels.LOOKUP_ROWS.value - 1);
       const matmul =
         2 * align(rows * cols * 4) +
-        MAX_PREPARED * align(rows * widest) +
+        MAX_PREPARED * align(Math.max(rows * widest, lookups * rowBytes(cols, 'tl1'))) +
         threads * Math.max(rescoreBytes(cols), kernels.linearScratchBytes(cols, rows));
       const thread = align(Math.max(kernels.attentionScratchBytes(headDim), kernels.sampleScratchBytes(vocab)));
       return Math.max(matmul, threads * thread);
