@@ -152,6 +152,12 @@ export function enterThread(index: i32): void {
   return v128.load(thread, 768);
 }
 
+/** F16_BIAS in four lanes, where the other operand of a product cannot carry it: it may be too large. */
+// @ts-ignore: decorator
+@inline export function f16Bias(): v128 {
+  return v128.load(thread, 624);
+}
+
 /** [sum of a, sum of b, sum of c, sum of d], i32 lanes. */
 // @ts-ignore: decorator
 @inline export function sums4(a: v128, b: v128, c: v128, d: v128): v128 {

@@ -26,17 +26,23 @@ export function opsOf(backend, maxRows, matrices) {
     }
     return tensor;
   };
-  // The matrices of down and gate_up have the same number of bytes.
-  const tensors = Array.from({ length: matrices }, () => filled((DIM * FFN) / 4 + 32));
+  // The matrices of down and gate_up have the same number of weights; TQ2_0 is the largest of the types.
+  const tensors = Array.from({ length: matrices }, () => filled(((DIM * FFN) / 256) * 66));
   const heads = Array.from({ length: Math.ceil(matrices / 20) }, () => filled(VOCAB * DIM * 2));
   const i2s = (rows, cols) => (tensor) => ({ type: 'i2_s', rows, cols, tensor });
-  const down = tensors.map(i2s(DIM, FFN));
+  const downRow = (name, type, bytes) => [
+    ...[name, bytes, (DIM * FFN) / bytes],
+    (rows) => (wdown) => ops.down({ rows, h: x, norm, wdown, x: y, scratch }),
+    tensors.map((tensor) => ({ type, rows: DIM, cols: FFN, tensor })),
+  ];
   const halves = tensors.map(i2s(FFN, DIM));
   const up = halves.slice(0, Math.ceil(matrices / 2)).map((gate, i) => [gate, halves[matrices - 1 - i]]);
   const head = heads.map((tensor) => ({ type: 'f16', rows: VOCAB, cols: DIM, tensor }));
   const activation = 'relu2';
   return [
-    ['down', (DIM * FFN) / 4, 4, (rows) => (w) => ops.down({ rows, h: x, norm, wdown: w, x: y, scratch }), down],
+    downRow('down', 'i2_s', (DIM * FFN) / 4),
+    downRow('down tq2_0', 'tq2_0', ((DIM * FFN) / 256) * 66),
+    downRow('down tq1_0', 'tq1_0', ((DIM * FFN) / 256) * 54),
     [
       ...['gate_up', (2 * DIM * FFN) / 4, 4],
       (rows) =>

@@ -1,6 +1,7 @@
 import { describe, expect, it, test } from 'vitest';
 import { type ConvertOptions, convert } from '../dist/convert/convert.js';
 import { type GgufHeader, readHeader } from '../dist/gguf/header.js';
+import * as f16 from '../dist/gguf/layouts/f16.js';
 import * as i2s from '../dist/gguf/layouts/i2_s.js';
 import { openSource } from '../dist/gguf/source.js';
 import type { Folder } from '../dist/safetensors/checkpoint.js';
@@ -228,6 +229,19 @@ describe('matrices of floats', () => {
     expect(Buffer.compare(asked.bytes, trained.bytes)).toBe(0);
     const spared = { quantization_config: { quant_method: 'bitnet', modules_to_not_convert: ['lm_head', 'v_proj'] } };
     expect(await refusal(folderOf(masters, spared))).toMatch(/v_proj\.weight': F32 weights that are not ternary/);
+  });
+
+  it('stay what they are in F16, rows of q and k side by side as RoPE pairs them', async () => {
+    const { bytes, header } = await converted(folderOf(llama((rows, cols) => rough([rows, cols]))), { type: 'F16' });
+    const info = header.tensors.get('blk.0.attn_q.weight');
+    const values = f16.decode(bytes.subarray(info?.at, (info?.at ?? 0) + (info?.bytes ?? 0)));
+    const half = DIM / 4 / 2;
+    for (const [row, from] of [0, half, 1, half + 1, 2, half + 2].entries()) {
+      const expected = Float32Array.from({ length: DIM }, (_, i) =>
+        f16.f16Value(f16.f16Bits(Math.sin(from * DIM + i))),
+      );
+      expect(values.subarray(row * DIM, (row + 1) * DIM)).toEqual(expected);
+    }
   });
 
   it('that are ternary are taken anywhere, as they are', async () => {

@@ -29,6 +29,7 @@ describe('self-test', () => {
     ['simd', 'i32.const 3, i32x4.shr_s', [0x41, 3, 0xfd, 0xac, 1], 1, 2, /^embed f16: number /],
     ['simd', 'f32x4.sub', [0xfd, 0xe5, 1], 1, 0xe4, /^gate_up silu: number /],
     ['simd', 'i64.const 11, i64.shr_u', [0x42, 11, 0x88], 1, 12, /^sample: number 3 is \d+, expected \d+$/],
+    ['simd', 'i8x16.gt_s', [0xfd, 0x27], 1, 0x28, /^qkv tq1_0, 1 row: number /],
     ['relaxed_i16', 'i32.const 2, i32x4.shr_s', [0x41, 2, 0xfd, 0xac, 1], 1, 3, /^qkv, 1 row: /],
     ['relaxed', 'i32.const 6, i16x8.shr_u', [0x41, 6, 0xfd, 0x8d, 1], 1, 5, /^qkv, 1 row: /],
     ['relaxed', 'f32x4.pmax', [0xfd, 0xeb, 1], 1, 0xea, /^qkv, 1 row: /],

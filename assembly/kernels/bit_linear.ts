@@ -131,10 +131,15 @@ export function linearByTile(
   return f32x4.mul(f32x4.div(v, f32x4.splat(s)), f32x4.splat(scale));
 }
 
-/** Stores four of them at rows r, r + part, r + 2 part and r + 3 part, as far as they are below end. */
+/** Stores four of them. */
 // @ts-ignore: decorator
 @inline function put(dots: usize, sum: i32, s: f32, scale: f32, y: usize, r: i32, part: i32, end: i32, add: i32): void {
-  const v = scaled(dots, sum, s, scale);
+  putRows(scaled(dots, sum, s, scale), y, r, part, end, add);
+}
+
+/** Stores four numbers at rows r, r + part, r + 2 part and r + 3 part, as far as they are below end. */
+// @ts-ignore: decorator
+@inline export function putRows(v: v128, y: usize, r: i32, part: i32, end: i32, add: i32): void {
   putRow(f32x4.extract_lane(v, 0), y, r, end, add);
   putRow(f32x4.extract_lane(v, 1), y, r + part, end, add);
   putRow(f32x4.extract_lane(v, 2), y, r + 2 * part, end, add);
@@ -142,7 +147,7 @@ export function linearByTile(
 }
 
 // @ts-ignore: decorator
-@inline export function putRow(v: f32, y: usize, r: i32, end: i32, add: i32): void {
+@inline function putRow(v: f32, y: usize, r: i32, end: i32, add: i32): void {
   if (r >= end) return;
   const at = y + (<usize>r << 2);
   store<f32>(at, add ? load<f32>(at) + v : v);

@@ -1,6 +1,7 @@
-import { ACTIVATION_BYTES, addBlock, bitDots8x256, laneTile, LANES, laneUnpack } from '../dots';
-import { DOTS, f16High, f16Low, f16Mask, thread } from '../lanes';
-import { putRow, rowAt, TILE_ROWS } from './bit_linear';
+import { ACTIVATION_BYTES, bitDots8x256 } from '../dots';
+import { addBlock, LANES, laneTile, laneUnpack } from '../lane_tiles';
+import { f16Bias, f16High, f16Low, f16Mask } from '../lanes';
+import { putRows, rowAt, TILE_ROWS } from './bit_linear';
 import { preparedBytes, TQ1_0, TQ2_0 } from './prepare';
 import { q8kHeaderBytes } from './quantize_q8_k';
 import { repackTq1, TQ1_BYTES, TQ2_BYTES } from './repack';
@@ -61,7 +62,7 @@ function linearByRow(
   type: i32, w: usize, cols: i32, act: usize, batch: i32, y: usize, stride: i32, add: i32, begin: i32, end: i32, scratch: usize,
 ): void {
   const rowBytes = <usize>rowBytesTq2(cols), actBytes = <usize>preparedBytes(cols, TQ2_0);
-  const at = thread, dots = at + DOTS, mask = v128.load(at, 768), bias = v128.load(at, 624);
+  const mask = f16Mask(), bias = f16Bias();
   const part = (end - begin + 7) >> 3;
   for (let r = begin; r < begin + part; r++) {
     let rows = w, first = r, step = part, last = end;
@@ -78,14 +79,14 @@ function linearByRow(
       let header = a, q = a + <usize>q8kHeaderBytes(cols);
       let low = f32x4.splat(0), high = f32x4.splat(0);
       for (let i: usize = 0; i < rowBytes; i += TQ2_BYTES, header += 8, q += 256 * ACTIVATION_BYTES) {
-        bitDots8x256(w0 + i, w1 + i, w2 + i, w3 + i, w4 + i, w5 + i, w6 + i, w7 + i, q, dots);
+        const dots = bitDots8x256(w0 + i, w1 + i, w2 + i, w3 + i, w4 + i, w5 + i, w6 + i, w7 + i, q);
         const d = v128.load32_splat(header), sum = v128.load32_splat(header, 4);
         const halves = scales(w0 + i, w1 + i, w2 + i, w3 + i, w4 + i, w5 + i, w6 + i, w7 + i);
         low = addBlock(low, v128.load(dots), sum, d, f32x4.mul(f16Low(halves, mask), bias));
         high = addBlock(high, v128.load(dots, 16), sum, d, f32x4.mul(f16High(halves, mask), bias));
       }
-      put(low, to, r, part, end, add);
-      put(high, to, r + 4 * part, part, end, add);
+      putRows(low, to, r, part, end, add);
+      putRows(high, to, r + 4 * part, part, end, add);
       a += actBytes;
       to += <usize>stride << 2;
     }
@@ -99,15 +100,6 @@ function linearByRow(
   v = v128.load_lane<u16>(w1, v, 1, 64); v = v128.load_lane<u16>(w2, v, 2, 64); v = v128.load_lane<u16>(w3, v, 3, 64);
   v = v128.load_lane<u16>(w4, v, 4, 64); v = v128.load_lane<u16>(w5, v, 5, 64); v = v128.load_lane<u16>(w6, v, 6, 64);
   return v128.load_lane<u16>(w7, v, 7, 64);
-}
-
-/** Stores four numbers at rows r, r + part, r + 2 part and r + 3 part, as far as they are below end. */
-// @ts-ignore: decorator
-@inline function put(v: v128, y: usize, r: i32, part: i32, end: i32, add: i32): void {
-  putRow(f32x4.extract_lane(v, 0), y, r, end, add);
-  putRow(f32x4.extract_lane(v, 1), y, r + part, end, add);
-  putRow(f32x4.extract_lane(v, 2), y, r + 2 * part, end, add);
-  putRow(f32x4.extract_lane(v, 3), y, r + 3 * part, end, add);
 }
 
 function linearByTile(
@@ -146,7 +138,7 @@ function linearByTile(
     }
     let from = sums, to = y;
     for (let b = 0; b < batch; b++) {
-      for (let i = 0; i < LANES; i += 4) put(v128.load(from + <usize>(4 * i)), to, r + i * part, part, end, add);
+      for (let i = 0; i < LANES; i += 4) putRows(v128.load(from + <usize>(4 * i)), to, r + i * part, part, end, add);
       from += SUMS_BYTES;
       to += <usize>stride << 2;
     }
@@ -157,7 +149,7 @@ function linearByTile(
 function unpackBlocks(
   w0: usize, w1: usize, w2: usize, w3: usize, w4: usize, w5: usize, w6: usize, w7: usize, blocks: i32, tile: usize, scale: usize, i: i32,
 ): void {
-  const mask = f16Mask(), bias = v128.load(thread, 624);
+  const mask = f16Mask(), bias = f16Bias();
   scale += <usize>(4 * i);
   for (; blocks > 0; blocks--) {
     laneUnpack(w0, w1, w2, w3, w4, w5, w6, w7, tile, i);
