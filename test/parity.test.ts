@@ -1,8 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { convert } from '../dist/convert/convert.js';
 import * as f16 from '../dist/gguf/layouts/f16.js';
 import { decode } from '../dist/gguf/layouts.js';
-import { type LoadModelOptions, loadModel, type Model } from '../dist/index.js';
+import { openSource } from '../dist/gguf/source.js';
+import { demoModel, type LoadModelOptions, loadModel, type Model } from '../dist/index.js';
 import { agree } from './agree.js';
 import { rewrite } from './rewrite.js';
 import './dot_add.js';
@@ -161,5 +163,37 @@ describe('TL2, the same weights as in I2_S', () => {
         bound: expected.map(() => BOUND),
       });
     });
+  });
+});
+
+describe('the demo model, converted', () => {
+  it.each(['TL1', 'TL2'] as const)('to %s gives the same logits, looked up or repacked', async (type) => {
+    let file = new Uint8Array(0);
+    const sink = {
+      write(at: number, bytes: Uint8Array) {
+        const longer = new Uint8Array(Math.max(file.length, at + bytes.length));
+        longer.set(file);
+        longer.set(bytes, at);
+        file = longer;
+      },
+    };
+    await convert(await openSource(demoModel), sink, { type });
+    const i2s = await loadModel(demoModel, { threads: 1, tier: 'simd' });
+    const tokens = TOKENS.map((token) => token % i2s.info.vocab);
+    for (const [threads, repack] of [
+      [1, 'none'],
+      [3, 'none'],
+      [2, 'auto'],
+    ] as const) {
+      const model = await loadModel(file, { threads, repack, tier: 'simd' });
+      expect(model.info.weights).toMatchObject({ file: type, tiles: 'file' });
+      for (const batch of [1, 3, 16]) {
+        const expected = await i2s.logits(tokens, { batch });
+        const op = `${type} against I2_S, ${threads} threads, repack ${repack}, ${batch} rows`;
+        agree({ op, seed: 0, expected, actual: await model.logits(tokens, { batch }) });
+      }
+      await model.dispose();
+    }
+    await i2s.dispose();
   });
 });
