@@ -71,9 +71,10 @@ const MAX_PREPARED = 3;
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
 
 /**
- * One row of 2560 x 6912, one thread, GMAC/s of i2_s and tl2 (tl1 is below both): `simd` 24 and 27 in cache, 15.6 and 17.4 from
- * memory, where tl2 has a sixth less to read; `relaxed` 56 and 32, 23 and 19 (Xeon, Node 20 and 24, November 2026). Batches are
- * quicker from codes on every tier; on `simd` they give way, as most that a model computes is one row.
+ * One row of 2560 x 6912, one thread, GMAC/s of i2_s and tl2 (tl1 is slower than both from memory): `simd` 24 and 27 in cache,
+ * 15.6 and 17.4 from memory, where tl2 has a sixth less to read; `relaxed` 56 and 32, 23 and 19 (Xeon with other work on it, Node
+ * 20 and 24, November 2026). Batches are quicker from codes on every tier; on `simd` they give way, as most that a model
+ * computes is one row.
  */
 export function repacksOf(tier: Tier): Backend['repacks'] {
   const all = { tl1: 'i2_s', tl2: 'i2_s', tq1_0: 'tq2_0' } as const;
