@@ -11,6 +11,7 @@ import { readHeader } from './gguf/header.ts';
 import { openSource } from './gguf/source.ts';
 import type { TilesOption } from './gguf/tiles.ts';
 import { type Config, readConfig } from './model/config.ts';
+import { fitOf, needsOf } from './model/fit.ts';
 import { createKvCache, type KvBlocks, kvBlockBytes, kvBlocksOf } from './model/kv_cache.ts';
 import { createStepper, type StepLimits, type Stepper } from './model/step.ts';
 import { type LoadedWeights, type LoadProgress, loadWeights, type WeightStorage } from './model/weights.ts';
@@ -146,11 +147,11 @@ export async function loadModel(
   input: string | URL | Blob | Uint8Array | ArrayBuffer,
   options: LoadModelOptions = {},
 ): Promise<Model> {
-  const { parallel = 4, kv: kvType = 'f16', head = 'auto', signal } = options;
+  const { parallel = 4, kv: kvType = 'f16', head: wished = 'auto', repack = 'auto', signal } = options;
   count('parallel', parallel, MAX_OUTS);
   checkKv(kvType);
-  checkHead(head);
-  checkRepack(options.repack ?? 'auto');
+  checkHead(wished);
+  checkRepack(repack);
   if (options.contextSize !== undefined) count('contextSize', options.contextSize, 1 << 24);
   signal?.throwIfAborted();
 
@@ -162,9 +163,17 @@ export async function loadModel(
     const tokenizer = openTokenizer(header.metadata, source.name);
     const chat = createChat(header.metadata, tokenizer);
     backend = await wasmBackend({ threads: options.threads, tier: options.tier, revectorize: options.revectorize });
-    const weights = await loadWeights(backend, source, header, config, options);
     const contextSize = options.contextSize ?? Math.min(config.contextLength, 4096);
     const warnings = [...config.warnings];
+    const wishes = { head: wished, repack, kv: kvType, contextSize, rows: MAX_ROWS, outs: parallel };
+    const needs = needsOf(header, config, backend, wishes);
+    const fits = fitOf(source.name, config, needs, backend.limitBytes, contextSize);
+    const head = fits === 'all' ? wished : 'exact';
+    if (head !== wished) {
+      const bytes = `${(needs.screen / 1e9).toFixed(2)} GB`;
+      warnings.push(`head: exact, since memory does not hold the copy of ${bytes} that would make it faster`);
+    }
+    const weights = await loadWeights(backend, source, header, config, { ...options, head });
     if (contextSize > config.contextLength) {
       warnings.push(`contextSize ${contextSize} is more than the ${config.contextLength} positions of the training`);
     }

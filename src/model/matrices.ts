@@ -4,6 +4,7 @@ import type { TensorInfo } from '../gguf/header.ts';
 import { readScale, TAIL_BYTES, tileText } from '../gguf/layouts/ternary.ts';
 import { TERNARY } from '../gguf/layouts.ts';
 import type { FoundTiles } from '../gguf/tiles.ts';
+import { repackedBytes } from './fit.ts';
 
 /** A matrix in the backend's memory, and the tensor of the file that it is, or was repacked from. */
 export interface LoadedMatrix<T extends Tensor> {
@@ -18,12 +19,10 @@ export function matrixOf<T extends Tensor>(info: TensorInfo, tensor: T, found: F
   return { type: info.type.toLowerCase() as WeightType, rows, cols, tensor, tiles: found?.tiles };
 }
 
-/** Memory for what `info` is repacked to; rows of I2_S are whole blocks of 128 there. */
+/** Memory for what `info` is repacked to. */
 export function repackedMatrix<T extends Tensor>(backend: Backend<T>, info: TensorInfo, type: TernaryType): Matrix<T> {
-  const { rowMultiple, sizeBytes } = TERNARY[type.toUpperCase() as Uppercase<TernaryType>];
   const [cols, rows] = info.dims;
-  const tensor = backend.alloc(sizeBytes([Math.ceil(cols / rowMultiple) * rowMultiple, rows]));
-  return { type, rows, cols, tensor };
+  return { type, rows, cols, tensor: backend.alloc(repackedBytes(info, type)) };
 }
 
 /**

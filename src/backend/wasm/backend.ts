@@ -36,6 +36,8 @@ export interface WasmBackend extends Backend<WasmTensor> {
   readonly threads: number;
   /** Why this tier, a line for each that was looked at. */
   readonly why: readonly string[];
+  /** Most bytes that can be allocated. */
+  readonly limitBytes: number;
   /** Bytes allocated now, and bytes of memory held. */
   memoryUsed(): { allocated: number; held: number };
 }
@@ -395,6 +397,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     run: (program) => promised((done) => pool.run((program as WasmProgram).list.at, done)),
     start: (program, done) => pool.run((program as WasmProgram).list.at, done),
     dispose: () => pool.close(),
+    limitBytes: memory.limitBytes,
     memoryUsed: memory.used,
   };
 }

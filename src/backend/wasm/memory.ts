@@ -7,6 +7,8 @@ export interface WasmTensor extends Tensor {
 
 export interface LinearMemory {
   readonly memory: WebAssembly.Memory;
+  /** Most bytes that can be allocated; the system may give less. */
+  readonly limitBytes: number;
   /** Zeroed, 64-byte aligned. */
   alloc(bytes: number): WasmTensor;
   free(tensor: WasmTensor): void;
@@ -109,6 +111,7 @@ export function createMemory(): LinearMemory {
       check(tensor, at, count);
       return bytes.subarray(tensor.at + at, tensor.at + at + count);
     },
+    limitBytes: MAX_PAGES * PAGE - FIRST,
     used: () => ({ allocated, held: memory.buffer.byteLength }),
   };
 }
