@@ -15,10 +15,12 @@ import { F16_BIAS } from './lanes';
 import { attentionTile, tileHeads, tileRows } from './kernels/attention';
 import { checkTernary } from './kernels/check_ternary';
 import { bitLinear, bitLinearScratchBytes, TILE_ROWS } from './kernels/bit_linear';
+import { bitLinearTq, bitLinearTqScratchBytes } from './kernels/bit_linear_tq';
 import { decodeRow } from './kernels/decode_row';
 import { denseLinear } from './kernels/dense_linear';
 import { glu } from './kernels/glu';
-import { F16, I2_S, paddedCols, prepareRow, preparedBytes, TL1, TL2 } from './kernels/prepare';
+import { F16, I2_S, paddedCols, prepareRow, preparedBytes, TL1, TL2, TQ1_0, TQ2_0 } from './kernels/prepare';
+import { repackTq1, TQ1_BYTES, TQ2_BYTES } from './kernels/repack';
 import { checkNibbles, REPACK_BYTES, repackRows, repackScale } from './kernels/repack_tl';
 import { buildTables, lookupLinear, lookupScratchBytes, tableUnits } from './kernels/lookup';
 import { addRmsNorm, rmsNorm } from './kernels/rms_norm';
@@ -45,6 +47,7 @@ export const ADD_NORM: i32 = 15;
 export const CHECK_TL: i32 = 20;
 export const REPACK_TL: i32 = 21;
 export const TABLES: i32 = 22;
+export const REPACK: i32 = 16;
 
 const BARRIER_AT: usize = 2048;
 const START_AT: usize = 2112;
@@ -72,6 +75,7 @@ export function runProgram(list: usize, index: i32, threads: i32): void {
     else if (op == CHECK_TL) runCheckTl(list + 8, index, threads);
     else if (op == TABLES) runTables(list + 8, index, threads);
     else if (op == REPACK_TL) runRepackTl(list + 8, index, threads);
+    else if (op == REPACK) runRepack(list + 8, index, threads);
     else unreachable();
     list += <usize>load<i32>(list, 4) << 2;
   }
@@ -178,7 +182,8 @@ function runTables(a: usize, index: i32, threads: i32): void {
 
 /** Bytes that a thread of LINEAR unpacks or decodes into. */
 export function linearScratchBytes(cols: i32, batch: i32): i32 {
-  return (max(max(bitLinearScratchBytes(cols, batch), lookupScratchBytes(cols, batch)), 4 * cols) + 63) & ~63;
+  const ternary = max(max(bitLinearScratchBytes(cols, batch), lookupScratchBytes(cols, batch)), bitLinearTqScratchBytes(cols, batch));
+  return (max(ternary, 4 * cols) + 63) & ~63;
 }
 
 // [weight type, w, rows of w, cols, prepared, batch, y, stride, add, scratch, tile rows, tile cols, sub]
@@ -194,7 +199,8 @@ function runLinear(a: usize, index: i32, threads: i32): void {
     lookupLinear(
       type, w, rows, cols, arg(a, 10), arg(a, 11), arg(a, 12), prepared, batch, y, stride, add, begin, end, scratch,
     );
-  } else denseLinear(w, cols, type, prepared, batch, y, stride, add, begin, end, scratch);
+  } else if (type == TQ1_0 || type == TQ2_0) bitLinearTq(type, w, cols, prepared, batch, y, stride, add, begin, end, scratch);
+  else denseLinear(w, cols, type, prepared, batch, y, stride, add, begin, end, scratch);
 }
 
 // [batch, cols, activation, gate, up, weight type]; shares as LINEAR's over its rows, so that no barrier is needed between
@@ -339,12 +345,26 @@ function runRescore(a: usize, index: i32, threads: i32): void {
   }
 }
 
-// [w, rows, cols, found]
+// [weight type, w, rows, cols, found]
 // `found` u32, all ones before: the least of what the threads find.
 function runCheckTernary(a: usize, index: i32, threads: i32): void {
-  const rows = arg(a, 1), rowBytes = paddedCols(arg(a, 2)) >> 2;
+  const type = arg(a, 0), w = <usize>arg(a, 1), rows = arg(a, 2), cols = arg(a, 3);
+  const rowBytes = type == TQ2_0 ? (cols >> 8) * TQ2_BYTES : paddedCols(cols) >> 2;
   const begin = <u32>(share(rows, index, threads) * rowBytes), end = <u32>(share(rows, index + 1, threads) * rowBytes);
-  tellFirst(<usize>arg(a, 3), checkTernary(<usize>arg(a, 0), begin, end));
+  let bad: u32 = -1;
+  if (type == I2_S) bad = checkTernary(w, begin, end);
+  else for (let block = begin; block < end && bad == -1; block += TQ2_BYTES) bad = checkTernary(w, block, block + 64);
+  tellFirst(<usize>arg(a, 4), bad);
+}
+
+// [type, w, rows, cols, type to, to, found]
+// `found` as CHECK_TERNARY's.
+function runRepack(a: usize, index: i32, threads: i32): void {
+  const type = arg(a, 0), w = <usize>arg(a, 1), rows = arg(a, 2), cols = arg(a, 3), to = <usize>arg(a, 5);
+  const begin = share(rows, index, threads), end = share(rows, index + 1, threads);
+  const blocks = cols >> 8, done = begin * blocks;
+  if (type == TQ1_0) repackTq1(w + <usize>(done * TQ1_BYTES), (end - begin) * blocks, to + <usize>(done * TQ2_BYTES));
+  else unreachable();
 }
 
 // [weight type, w, rows, cols, tile cols, found]

@@ -13,7 +13,7 @@ export const ULP = 2 ** -24;
 export const EXP = 2e-7;
 
 export function isTernary(type: WeightType): type is TernaryType {
-  return type === 'i2_s' || type === 'tl1' || type === 'tl2';
+  return ['i2_s', 'tl1', 'tl2', 'tq1_0', 'tq2_0'].includes(type);
 }
 
 /**

@@ -3,10 +3,10 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { readHeader } from '../dist/gguf/header.js';
 import { openSource } from '../dist/gguf/source.js';
-import { writeGguf } from '../dist/gguf/writer.js';
+import { typedMetadata, writeGguf } from '../dist/gguf/writer.js';
 import { loadModel } from '../dist/index.js';
 import { createDetokenizer, createTokenizer, type Tokenizer } from '../dist/tokenizer/tokenizer.js';
-import { packedTensors, typedMetadata } from './rewrite.js';
+import { packedTensors } from './rewrite.js';
 
 interface Golden {
   tokens: string[];
@@ -237,7 +237,7 @@ describe('a model', () => {
     const bytes = readFileSync(new URL('golden/models/tiny-bitnet-b1.58-i2_s.gguf', import.meta.url));
     const header = await readHeader(await openSource(bytes));
     const tokens = Array.from({ length: 512 }, (_, id) => ['<unk>', '<s>', '</s>'][id] ?? `▁w${id}`);
-    const metadata = new Map(typedMetadata(header).filter(([key]) => !key.startsWith('tokenizer.')));
+    const metadata = new Map([...typedMetadata(header)].filter(([key]) => !key.startsWith('tokenizer.')));
     metadata.set('tokenizer.ggml.model', { type: 'string', value: 'llama' });
     metadata.set('tokenizer.ggml.tokens', { type: 'array', of: 'string', value: tokens });
     metadata.set('tokenizer.ggml.scores', { type: 'array', of: 'f32', value: tokens.map((_, id) => -id) });

@@ -120,7 +120,7 @@ export function linearByTile(
 }
 
 // @ts-ignore: decorator
-@inline function rowAt(w: usize, rowBytes: usize, r: i32, end: i32): usize {
+@inline export function rowAt(w: usize, rowBytes: usize, r: i32, end: i32): usize {
   return w + <usize>min(r, end - 1) * rowBytes;
 }
 
@@ -142,7 +142,7 @@ export function linearByTile(
 }
 
 // @ts-ignore: decorator
-@inline function putRow(v: f32, y: usize, r: i32, end: i32, add: i32): void {
+@inline export function putRow(v: f32, y: usize, r: i32, end: i32, add: i32): void {
   if (r >= end) return;
   const at = y + (<usize>r << 2);
   store<f32>(at, add ? load<f32>(at) + v : v);

@@ -27,6 +27,6 @@ export function quantizeI8(h: usize, dim: i32, out: usize, tiles: bool, inOrder:
 }
 
 // @ts-ignore: decorator
-@inline function rounded(x: v128, scale: v128): v128 {
+@inline export function rounded(x: v128, scale: v128): v128 {
   return i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(x, scale)));
 }

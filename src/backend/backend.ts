@@ -15,7 +15,7 @@ export interface Tensor {
 export type DenseType = 'f16' | 'bf16' | 'f32' | 'q8_0' | 'q6_k' | 'q4_0';
 
 /** How a ternary matrix is stored, in GGUF's names too. */
-export type TernaryType = 'i2_s' | 'tl1' | 'tl2';
+export type TernaryType = 'i2_s' | 'tl1' | 'tl2' | 'tq1_0' | 'tq2_0';
 
 /** How a weight matrix is stored. */
 export type WeightType = TernaryType | DenseType;
@@ -173,13 +173,16 @@ export interface Ops<T extends Tensor = Tensor> {
   hidden(op: { outs: number; dim: number; index: T; x: T; norm: Norm<T>; out: T }): void;
 
   /**
-   * Looks for bytes that code no weight in w, which must be ternary: a code 3 in i2_s; in tl1 and tl2 an index beyond the last,
-   * or padding that is not 0. The first such byte goes to u32 `at` bytes into `found`, which is all ones before and stays so where
-   * there is none.
+   * Looks for bytes that code no weight in w, which must be ternary but not tq1_0: a code 3 in i2_s and tq2_0; in tl1 and tl2 an
+   * index beyond the last, or padding that is not 0. The first such byte goes to u32 `at` bytes into `found`, which is all ones
+   * before and stays so where there is none.
    */
   checkTernary(op: { w: Matrix<T>; found: T; at: number }): void;
 
-  /** Writes the weights and scale of `from`, tl1 or tl2, to `to`, which is i2_s. Checks `from` as `checkTernary` does. */
+  /**
+   * Writes `from` as the type of `to`, a matrix of the same shape, with the same weights and scales: tl1 and tl2 as i2_s, tq1_0 as
+   * tq2_0. Checks `from` as `checkTernary` does; tq1_0 has nothing to be found.
+   */
   repack(op: { from: Matrix<T>; to: Matrix<T>; found: T; at: number }): void;
 
   /** Fills `copy`, `screenBytes` long, for `head` to screen with. */

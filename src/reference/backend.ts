@@ -6,6 +6,7 @@ import { decodeRow } from './decode_row.ts';
 import { glu } from './glu.ts';
 import { appendKv, gatherKv, type KvLayer } from './kv_cache.ts';
 import { linear } from './linear.ts';
+import { repackTq1 } from './repack.ts';
 import { repackTl, unpackTl } from './repack_tl.ts';
 import { rmsNorm } from './rms_norm.ts';
 import { rope } from './rope.ts';
@@ -151,15 +152,21 @@ function referenceOps(enqueue: (step: () => void) => void): Ops<ReferenceTensor>
     checkTernary: ({ w, found, at }) =>
       enqueue(() => {
         const bytes = new Uint8Array(w.tensor.buffer);
-        const codes = bytes.subarray(0, w.rows * 32 * Math.ceil(w.cols / 128));
-        new Uint32Array(found.buffer, at, 1)[0] = w.type === 'i2_s' ? checkTernary(codes) : unpackTl(w, bytes).bad;
+        let bad: number;
+        if (w.type === 'tl1' || w.type === 'tl2') bad = unpackTl(w, bytes).bad;
+        else if (w.type === 'tq2_0') bad = checkTernary(bytes.subarray(0, (w.rows * w.cols * 66) / 256), true);
+        else bad = checkTernary(bytes.subarray(0, w.rows * 32 * Math.ceil(w.cols / 128)), false);
+        new Uint32Array(found.buffer, at, 1)[0] = bad;
       }),
 
     repack: ({ from, to, found, at }) =>
       enqueue(() => {
-        const bytes = new Uint8Array(from.tensor.buffer);
-        new Uint32Array(found.buffer, at, 1)[0] = unpackTl(from, bytes).bad;
-        new Uint8Array(to.tensor.buffer).set(repackTl(from, bytes));
+        const [bytes, into] = [new Uint8Array(from.tensor.buffer), new Uint8Array(to.tensor.buffer)];
+        if (from.type === 'tq1_0') into.set(repackTq1(bytes, (from.rows * from.cols) / 256));
+        else {
+          new Uint32Array(found.buffer, at, 1)[0] = unpackTl(from, bytes).bad;
+          into.set(repackTl(from, bytes));
+        }
       }),
 
     // Nothing is left out here, which is what a screen must not be told from.

@@ -47,7 +47,7 @@ interface WasmProgram extends Program {
 /** Commands of a program, and activations, as assembly/ exports them. */
 const CODES = [
   ...(['BARRIER', 'EMBED', 'PREPARE', 'LINEAR', 'GLU', 'ROPE', 'ATTENTION', 'SAMPLE'] as const),
-  ...(['SCREEN_BUILD', 'SCREEN_PREPARE', 'SCREEN', 'RESCORE', 'CHECK_TERNARY', 'NORM', 'ADD_NORM'] as const),
+  ...(['SCREEN_BUILD', 'SCREEN_PREPARE', 'SCREEN', 'RESCORE', 'CHECK_TERNARY', 'NORM', 'ADD_NORM', 'REPACK'] as const),
   ...(['CHECK_TL', 'REPACK_TL', 'TABLES'] as const),
   ...(['RELU2', 'SILU', 'GELU'] as const),
 ];
@@ -61,6 +61,9 @@ const BUILD_ROWS = 1024;
 
 /** Of a matrix that has none: as arguments of a command. */
 const NO_TILES = { rows: 0, cols: 0, sub: 0 };
+
+/** What `repack` can do. */
+const REPACKS: readonly string[] = ['tl1 to i2_s', 'tl2 to i2_s', 'tq1_0 to tq2_0'];
 
 /** Forms of one batch that an op prepares: those of q, k and v, where each has a norm of its own. */
 const MAX_PREPARED = 3;
@@ -92,6 +95,8 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
   const code = Object.fromEntries(CODES.map((name) => [name, kernels[name].value])) as Record<Code, number>;
   const weightCode: Record<WeightType, number> = {
     i2_s: kernels.I2_S.value,
+    tq1_0: kernels.TQ1_0.value,
+    tq2_0: kernels.TQ2_0.value,
     f16: kernels.F16.value,
     bf16: kernels.BF16.value,
     f32: kernels.F32.value,
@@ -276,18 +281,26 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
       barrier();
     },
     checkTernary({ w, found, at }) {
-      if (w.type === 'i2_s') command(code.CHECK_TERNARY, w.tensor.at, w.rows, w.cols, found.at + at);
-      else checkTl(w, found.at + at);
+      if (w.type === 'tl1' || w.type === 'tl2') checkTl(w, found.at + at);
+      else if (w.type === 'i2_s' || w.type === 'tq2_0') {
+        command(code.CHECK_TERNARY, weightCode[w.type], w.tensor.at, w.rows, w.cols, found.at + at);
+      } else throw new Error(`check_ternary: a matrix of ${w.type}`);
       barrier();
     },
     repack({ from, to, found, at }) {
-      repackScratch ??= memory.alloc(threads * kernels.REPACK_BYTES.value);
-      checkTl(from, found.at + at);
-      const { type, tensor, rows, cols } = from;
-      command(
-        code.REPACK_TL,
-        ...[weightCode[type], tensor.at, rows, cols, ...tilesOf(from), to.tensor.at, repackScratch.at],
-      );
+      if (!REPACKS.includes(`${from.type} to ${to.type}`) || from.rows !== to.rows || from.cols !== to.cols) {
+        const [a, b] = [from, to].map(({ type, rows, cols }) => `${type} ${rows} x ${cols}`);
+        throw new Error(`repack: ${a} to ${b}, expected ${REPACKS.join(', ')} of the same shape`);
+      }
+      const { tensor, rows, cols } = from;
+      const type = weightCode[from.type];
+      if (from.type === 'tq1_0') {
+        command(code.REPACK, type, tensor.at, rows, cols, weightCode[to.type], to.tensor.at, found.at + at);
+      } else {
+        repackScratch ??= memory.alloc(threads * kernels.REPACK_BYTES.value);
+        checkTl(from, found.at + at);
+        command(code.REPACK_TL, type, tensor.at, rows, cols, ...tilesOf(from), to.tensor.at, repackScratch.at);
+      }
       barrier();
     },
     buildScreen({ w, copy, scratch }) {

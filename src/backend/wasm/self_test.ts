@@ -1,5 +1,5 @@
 import { PICK_BYTES, paramsBytes, readPick, resolveSampler, type SamplerOptions, writeParams } from '../../sampler.ts';
-import type { Activation, Backend, DenseType, KvType, Matrix, Norm, Ops, Tensor } from '../backend.ts';
+import type { Activation, Backend, DenseType, KvType, Matrix, Norm, Ops, Tensor, WeightType } from '../backend.ts';
 
 // Every op on small inputs, to see whether an engine computes what the kernels say. The kernels themselves are held to the
 // reference by test/contract.ts, in far more shapes.
@@ -15,6 +15,9 @@ export interface Answer {
   readonly kind: 'equal' | 'close' | 'picks' | 'best';
 }
 
+/** Types that are not in tiles. */
+type FlatType = Exclude<WeightType, 'tl1' | 'tl2'>;
+
 /** Places the inputs of a case: seeded, so the same on every backend. */
 interface Bench<T extends Tensor> {
   readonly ops: Ops<T>;
@@ -23,7 +26,7 @@ interface Bench<T extends Tensor> {
   ints(...values: number[]): T;
   /** Of magnitudes from 0.5 to 2. */
   floats(n: number): T;
-  weights(type: DenseType | 'i2_s', rows: number, cols: number): Matrix<T>;
+  weights(type: FlatType, rows: number, cols: number): Matrix<T>;
   /** 64 rows of tiles of 32 x 96. */
   tiled(type: 'tl1' | 'tl2', cols: number): Matrix<T>;
   norm(dim: number): Norm<T>;
@@ -50,9 +53,9 @@ const embed =
 // before it is widened.
 
 const qkv =
-  (rows: number, cols: number): Case =>
+  (rows: number, cols: number, type: FlatType = 'i2_s'): Case =>
   ({ ops, floats, norm, weights, out, scratch }) => {
-    const [wq, wk, wv] = [7, 4, 1].map((m) => weights('i2_s', m, cols));
+    const [wq, wk, wv] = [7, 4, 1].map((m) => weights(type, m, cols));
     const [q, k, v] = [out(rows * 7), out(rows * 4), out(rows)];
     ops.qkv({ rows, x: floats(rows * cols), norm: norm(cols), wq, wk, wv, q, k, v, scratch });
     return [q, k, v];
@@ -67,10 +70,10 @@ const attnOut =
   };
 
 const down =
-  (rows: number): Case =>
+  (rows: number, type: FlatType = 'i2_s'): Case =>
   ({ ops, floats, norm, weights, scratch }) => {
     const x = floats(rows * 5);
-    ops.down({ rows, h: floats(rows * 256), norm: norm(256), wdown: weights('i2_s', 5, 256), x, scratch });
+    ops.down({ rows, h: floats(rows * 256), norm: norm(256), wdown: weights(type, 5, 256), x, scratch });
     return [x];
   };
 
@@ -144,6 +147,12 @@ const repack =
     return [to.tensor, found];
   };
 
+const repackTq: Case = ({ ops, ints, weights, out }) => {
+  const [from, tensor, found] = [weights('tq1_0', 5, 512), out((5 * 2 * 66) / 4), ints(-1)];
+  ops.repack({ from, to: { ...from, type: 'tq2_0', tensor }, found, at: 0 });
+  return [tensor, found];
+};
+
 /** The rows that a screen lets through, by what is picked of them. */
 const screened =
   (type: DenseType): Case =>
@@ -193,15 +202,20 @@ const DENSE = ['f16', 'bf16', 'f32', 'q8_0', 'q6_k', 'q4_0'] as const;
 const CASES: readonly (readonly [op: string, kind: Answer['kind'], run: Case])[] = [
   ...DENSE.map((type) => [`embed ${type}`, 'equal', embed(type)] as const),
   ['check_ternary', 'equal', checkTernary],
+  ['qkv, 1 row', 'equal', qkv(1, 640)],
+  ['qkv, 3 rows', 'equal', qkv(3, 256)],
+  ['attn_out, 5 rows', 'equal', attnOut(5)],
+  ['down, 1 row', 'equal', down(1)],
+  ...(['tq1_0', 'tq2_0'] as const).flatMap((type) => [
+    [`qkv ${type}, 1 row`, 'equal', qkv(1, 512, type)] as const,
+    [`down ${type}, 5 rows`, 'equal', down(5, type)] as const,
+  ]),
   ['repack tl1', 'equal', repack('tl1', 288)],
   ['repack tl2', 'equal', repack('tl2', 352)],
   ['down tl1, 1 row', 'equal', tables('tl1', 1, 288)],
   ['down tl2, 2 rows', 'equal', tables('tl2', 2, 352)],
   ['down tl2, 8 rows', 'equal', tables('tl2', 8, 352)],
-  ['qkv, 1 row', 'equal', qkv(1, 640)],
-  ['qkv, 3 rows', 'equal', qkv(3, 256)],
-  ['attn_out, 5 rows', 'equal', attnOut(5)],
-  ['down, 1 row', 'equal', down(1)],
+  ['repack tq1_0', 'equal', repackTq],
   ['gate_up relu2', 'close', gateUp('relu2')],
   ['gate_up silu', 'close', gateUp('silu')],
   ['gate_up gelu', 'close', gateUp('gelu')],
@@ -337,13 +351,19 @@ function tiledWeights(type: 'tl1' | 'tl2', rows: number, cols: number, random: R
 }
 
 /** n weights of random bits, those of exponents and scales set such that all are around 1. */
-const WEIGHTS: Readonly<Record<DenseType | 'i2_s', (n: number, random: RandomBytes) => Uint8Array>> = {
+const WEIGHTS: Readonly<Record<FlatType, (n: number, random: RandomBytes) => Uint8Array>> = {
   i2_s(n, random) {
     const bytes = random(n / 4 + 32);
     // Of the code 3, which is none, the lower bit is cleared.
     for (let i = 0; i < n / 4; i++) bytes[i] &= ~(bytes[i] & (bytes[i] >> 1) & 0x55);
     new DataView(bytes.buffer).setFloat32(n / 4, 0.5, true);
     return bytes;
+  },
+  tq1_0: (n, random) => scaled(random((n / 256) * 54), 54, 53, 0x34),
+  tq2_0(n, random) {
+    const bytes = random((n / 256) * 66);
+    for (let i = 0; i < bytes.length; i++) bytes[i] &= ~(bytes[i] & (bytes[i] >> 1) & 0x55);
+    return scaled(bytes, 66, 65, 0x34);
   },
   f16: (n, random) => random(2 * n, 0x87ff87ff | 0, 0x34003400),
   bf16: (n, random) => random(2 * n, 0x80ff80ff | 0, 0x3e003e00),
