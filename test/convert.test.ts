@@ -485,6 +485,13 @@ describe('scales of blocks', () => {
     expect(weights.subarray(0, 256).some((w) => w !== 0)).toBe(false);
   });
 
+  it('below 0 turn the weights', async () => {
+    const turned = ternaryOf(await converted(await withScales((_, was) => -was)), 'blk.2.attn_v.weight');
+    const { weights, scales } = ternaryOf(await converted(SILU), 'blk.2.attn_v.weight');
+    expect(turned.scales).toEqual(scales);
+    expect(turned.weights.every((w, i) => w === 0 - weights[i])).toBe(true);
+  });
+
   it('of 0 make weights of 0', async () => {
     const zeroes = await withScales((block, was) => (block === 1 ? 0 : was));
     const { weights } = ternaryOf(await converted(zeroes), 'blk.2.attn_v.weight');

@@ -331,6 +331,31 @@ describe('a model', () => {
     );
   });
 
+  it('with norms before its projections is one for embeddings, or refused', async () => {
+    const normed = { ...good() };
+    for (const [part, , cols] of PARTS) normed[`${AT}${part}.norm.weight`] = f32([cols]);
+    expect(await refusal(folderOf(normed))).toMatch(
+      /'layers\.0\.self_attn\.q_proj\.norm\.weight' and 6 other tensors have no place/,
+    );
+    for (const norm of ['q_norm', 'k_norm']) normed[`${AT}self_attn.${norm}.weight`] = f32([DIM / 4]);
+    const qwen3 = { architectures: ['Qwen3Model'], head_dim: DIM / 4 };
+    const pooled = (mode: string) =>
+      folderOf(normed, qwen3, { '1_Pooling/config.json': { [`pooling_mode_${mode}`]: true } });
+    for (const [folder, type] of [
+      [folderOf(normed, qwen3), 3],
+      [pooled('lasttoken'), 3],
+      [pooled('mean_tokens'), 1],
+      [pooled('cls_token'), 2],
+    ] as const) {
+      const { metadata, tensors } = (await converted(folder)).header;
+      expect(metadata.get('qwen3.pooling_type')).toBe(type);
+      expect(tensors.get('blk.0.ffn_down_norm_in.weight')?.dims).toEqual([FFN]);
+    }
+    expect(await refusal(pooled('max_tokens'))).toMatch(/expected the mean, the cls_token or the lasttoken/);
+    const other = { ...qwen3, quantization_config: { quant_method: 'bitnet', rms_norm_eps: 1e-6 } };
+    expect(await refusal(folderOf(normed, other))).toMatch(/rms_norm_eps 0\.000001, expected 0\.00001, the model's/);
+  });
+
   it('with sliding windows says what that means', async () => {
     const gemma = { architectures: ['Gemma3TextModel'], model_type: 'gemma3_text', hidden_act: undefined };
     const tensors = { ...good() };

@@ -25,8 +25,8 @@ export async function planFromCheckpoint(folder: Folder, type: MatrixType): Prom
     const hasInputNorms = [...found.keys()].some((name) => /^layers\.0\..*q_proj\.(rms_)?norm\.weight$/.test(name));
     const isEmbedding = hasInputNorms && model.hasHeadNorms;
     const hasHead = hasOwnHead(config, model, found, isEmbedding, folder.name);
-    const wanted = hfTensors(model, hasInputNorms, hasHead);
-    const weights = await readWeights(config, model, found, hasInputNorms, folder.name);
+    const wanted = hfTensors(model, isEmbedding, hasHead);
+    const weights = await readWeights(config, model, found, isEmbedding, folder.name);
     const tensors = takeTensors(wanted, found, model, weights, folder.name);
     if (model.rope.freqs !== undefined) tensors.splice(1, 0, constant('rope_freqs.weight', model.rope.freqs));
 
@@ -78,11 +78,11 @@ async function readWeights(
   config: HfConfig,
   model: HfModel,
   found: ReadonlyMap<string, CheckpointTensor>,
-  hasInputNorms: boolean,
+  isEmbedding: boolean,
   where: string,
 ): Promise<Weights> {
   const q = (config.quantization_config ?? {}) as HfConfig;
-  if (hasInputNorms && (q.rms_norm_eps ?? model.eps) !== model.eps) {
+  if (isEmbedding && (q.rms_norm_eps ?? model.eps) !== model.eps) {
     throw new ConvertError(
       `${where}: config.json: quantization_config.rms_norm_eps ${String(q.rms_norm_eps)}, expected ${model.eps}, the model's`,
     );
@@ -102,7 +102,7 @@ async function readWeights(
     }
     scales.set(name, Math.fround(linear === 'bitlinear' ? 1 / value : value));
   }
-  const isBitNet = q.quant_method === 'bitnet' || model.hasSubNorm || hasInputNorms;
+  const isBitNet = q.quant_method === 'bitnet' || model.hasSubNorm || isEmbedding;
   const spared = Array.isArray(q.modules_to_not_convert) ? q.modules_to_not_convert.map(String) : [];
   return {
     scales,

@@ -114,7 +114,8 @@ function encodeTernary(type: TernaryType, ternary: Ternary, input: InputTensor, 
 }
 
 /**
- * The same weights with one scale for the tensor. Blocks without weights other than 0 may have any scale.
+ * The same numbers with one scale for the tensor; the weights may be changed in place. Blocks without weights other than 0 may
+ * have any scale.
  * @throws ConvertError where the scales differ
  */
 export function withOneScale({ weights, scales }: Ternary, where: string, type: string): Ternary {
@@ -156,8 +157,12 @@ function roundingNotes({ tensors, largest }: RoundedScales): string[] {
 function scaledRows({ weights, scales }: Ternary, { dims }: InputTensor, first: number, count: number): Float32Array {
   const values = new Float32Array(count * dims[0]);
   const width = weights.length / scales.length;
-  for (let i = 0, at = first * dims[0]; i < values.length; i++, at++) {
-    values[i] = weights[at] * scales[Math.floor(at / width)];
+  for (let i = 0, at = first * dims[0]; i < values.length; ) {
+    const block = Math.floor(at / width);
+    const scale = scales[block];
+    for (const end = Math.min(values.length, i + (block + 1) * width - at); i < end; i++, at++) {
+      values[i] = weights[at] * scale;
+    }
   }
   return values;
 }
