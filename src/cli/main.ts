@@ -15,7 +15,9 @@ import { version } from './version.ts';
 const VERBS: readonly Verb[] = [run, chat, embed, inspect, convert, perplexity, bench, doctor];
 
 function help(): string {
-  const verbs = VERBS.map((verb) => `  ${`${verb.name} ${verb.positionals}`.padEnd(24)}${verb.summary}`);
+  const left = VERBS.map((verb) => `${verb.name} ${verb.positionals}`);
+  const width = Math.max(...left.map(({ length }) => length)) + 2;
+  const verbs = VERBS.map((verb, i) => `  ${left[i].padEnd(width)}${verb.summary}`);
   return `ternlm ${version}: ternary language models (BitNet b1.58) on WebAssembly
 
 Usage: ternlm <command> [options]
