@@ -60,7 +60,7 @@ async function withSampled<R>(
 
 async function loadSampled(path: string, what: string, signal: AbortSignal): Promise<Model> {
   try {
-    return await loadModel(path, { contextSize: 512, parallel: 1, head: 'exact', signal });
+    return await loadModel(path, { parallel: 1, head: 'exact', signal });
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     throw new RangeError(`cannot run ${what} on the sample: ${error.message}`, { cause: error });

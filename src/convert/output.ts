@@ -147,7 +147,7 @@ async function matrixOf(
   const isRounded = rounds && 'floats' in pruned;
   const ternary = isRounded ? quantize(pruned.floats, block, h) : undefined;
   const made = ternary === undefined ? pruned : { ternary };
-  if (prune !== undefined || (isRounded && h !== undefined)) {
+  if (pruned !== given || (isRounded && h !== undefined)) {
     const zerosOf = (matrix: Matrix) => countZeros(floatsOf(matrix, input));
     const zeros = zerosOf(made);
     const before = made === given ? zeros : zerosOf(given);
