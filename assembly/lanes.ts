@@ -108,6 +108,8 @@ export const F16_BIAS: f32 = reinterpret<f32>(0x77800000);
 //   +0    accumulators, 512 bytes   +512  dots of a tile, i32 [2][8]
 //   +704  03 x32    +736 0c x32     +768  8fffffff x8
 //   +800  00c0 x8   +816 0030 x8    +832  000c x8   +848 0003 x8   +864 4001 x8
+//   +880  0f x16    +896 codes of the first and +912 of the second weight of a TL pair, +928, +944, +960 of a triple
+//   +576  d5 x16    +592 2a x16     +608  80 x16    +624 F16_BIAS x4
 export let thread: usize = 0;
 
 /** Low memory of the threads starts here; a thread has THREAD_BYTES of it. */
@@ -130,6 +132,18 @@ export function enterThread(index: i32): void {
   v128.store(at, i16x8.splat(0x0c), 832);
   v128.store(at, i16x8.splat(0x03), 848);
   v128.store(at, i16x8.splat(0x4001), 864);
+  memory.fill(at + 880, 15, 16);
+  for (let i: usize = 0; i < 16; i++) {
+    store<u8>(at + i, min(i / 3, 2), 896);
+    store<u8>(at + i, i % 3, 912);
+    store<u8>(at + i, min((i + 13) / 9, 2), 928);
+    store<u8>(at + i, (i + 13) / 3 % 3, 944);
+    store<u8>(at + i, (i + 13) % 3, 960);
+  }
+  memory.fill(at + 576, 85 - 128, 16);
+  memory.fill(at + 592, 170 - 128, 16);
+  memory.fill(at + 608, 128, 16);
+  v128.store(at, f32x4.splat(F16_BIAS), 624);
 }
 
 /** The mask that `f16Low` and `f16High` want. */

@@ -15,14 +15,19 @@ import { F16_BIAS } from './lanes';
 import { attentionTile, tileHeads, tileRows } from './kernels/attention';
 import { checkTernary } from './kernels/check_ternary';
 import { bitLinear, bitLinearScratchBytes, TILE_ROWS } from './kernels/bit_linear';
+import { bitLinearTq, bitLinearTqScratchBytes } from './kernels/bit_linear_tq';
 import { decodeRow } from './kernels/decode_row';
 import { denseLinear } from './kernels/dense_linear';
 import { glu } from './kernels/glu';
-import { F16, I2_S, prepareRow, preparedBytes } from './kernels/prepare';
+import { F16, I2_S, paddedCols, prepareRow, preparedBytes, TL1, TL2, TQ1_0, TQ2_0 } from './kernels/prepare';
+import { repackTq1, TQ1_BYTES, TQ2_BYTES } from './kernels/repack';
+import { checkNibbles, REPACK_BYTES, repackRows, repackScale } from './kernels/repack_tl';
+import { buildTables, lookupLinear, lookupScratchBytes, tableUnits } from './kernels/lookup';
 import { addRmsNorm, rmsNorm } from './kernels/rms_norm';
 import { ropeHead, storeHead } from './kernels/rope';
 import { HEAP, sample } from './kernels/sample';
 import { buildScreen, prepareScreened, rescore, screenRowBytes, screenRows } from './kernels/screen';
+import { indexBytes, pairsAt, tailAt, tripleCols } from './kernels/tl';
 
 export const BARRIER: i32 = 1;
 export const EMBED: i32 = 2;
@@ -39,6 +44,10 @@ export const RESCORE: i32 = 12;
 export const CHECK_TERNARY: i32 = 13;
 export const NORM: i32 = 14;
 export const ADD_NORM: i32 = 15;
+export const REPACK: i32 = 16;
+export const CHECK_TL: i32 = 17;
+export const REPACK_TL: i32 = 18;
+export const TABLES: i32 = 19;
 
 const BARRIER_AT: usize = 2048;
 const START_AT: usize = 2112;
@@ -63,6 +72,10 @@ export function runProgram(list: usize, index: i32, threads: i32): void {
     else if (op == CHECK_TERNARY) runCheckTernary(list + 8, index, threads);
     else if (op == NORM) runNorm(list + 8, index, threads);
     else if (op == ADD_NORM) runAddNorm(list + 8, index, threads);
+    else if (op == CHECK_TL) runCheckTl(list + 8, index, threads);
+    else if (op == TABLES) runTables(list + 8, index, threads);
+    else if (op == REPACK_TL) runRepackTl(list + 8, index, threads);
+    else if (op == REPACK) runRepack(list + 8, index, threads);
     else unreachable();
     list += <usize>load<i32>(list, 4) << 2;
   }
@@ -105,6 +118,12 @@ export function serve(index: i32, last: i32): i32 {
 // @ts-ignore: decorator
 @inline function shareOf4(items: i32, index: i32, threads: i32): i32 {
   return min(share((items + 3) >> 2, index, threads) << 2, items);
+}
+
+/** Share of the rows of a matrix: in fours, or in the groups of 32 that TL1 and TL2 keep together. */
+// @ts-ignore: decorator
+@inline function shareOfRows(type: i32, rows: i32, index: i32, threads: i32): i32 {
+  return type == TL1 || type == TL2 ? share(rows >> 5, index, threads) << 5 : shareOf4(rows, index, threads);
 }
 
 // [rows, dim, type, staged, x, scale]
@@ -151,27 +170,43 @@ function runPrepare(a: usize, index: i32, threads: i32): void {
   }
 }
 
-/** Bytes that a thread of LINEAR unpacks or decodes into. */
-export function linearScratchBytes(cols: i32, batch: i32): i32 {
-  return (max(bitLinearScratchBytes(cols, batch), 4 * cols) + 63) & ~63;
+// [rows, cols, weight type, tile cols, prepared]
+function runTables(a: usize, index: i32, threads: i32): void {
+  const cols = arg(a, 1), type = arg(a, 2), tileCols = arg(a, 3);
+  const units = tableUnits(type, cols, tileCols), all = arg(a, 0) * units;
+  const end = share(all, index + 1, threads);
+  for (let i = share(all, index, threads); i < end; i++) {
+    buildTables(type, <usize>(arg(a, 4) + i / units * preparedBytes(cols, type)), cols, tileCols, i % units);
+  }
 }
 
-// [weight type, w, rows of w, cols, prepared, batch, y, stride, add, scratch]
+/** Bytes that a thread of LINEAR unpacks or decodes into. */
+export function linearScratchBytes(cols: i32, batch: i32): i32 {
+  const ternary = max(max(bitLinearScratchBytes(cols, batch), lookupScratchBytes(cols, batch)), bitLinearTqScratchBytes(cols, batch));
+  return (max(ternary, 4 * cols) + 63) & ~63;
+}
+
+// [weight type, w, rows of w, cols, prepared, batch, y, stride, add, scratch, tile rows, tile cols, sub]
 // `scratch` has linearScratchBytes(cols, batch) a thread: unpacked ternary rows and sums, or a decoded row.
 function runLinear(a: usize, index: i32, threads: i32): void {
   const type = arg(a, 0), rows = arg(a, 2);
-  const begin = shareOf4(rows, index, threads), end = shareOf4(rows, index + 1, threads);
+  const begin = shareOfRows(type, rows, index, threads), end = shareOfRows(type, rows, index + 1, threads);
   const w = <usize>arg(a, 1), cols = arg(a, 3), prepared = <usize>arg(a, 4), batch = arg(a, 5);
   const y = <usize>arg(a, 6), stride = arg(a, 7), add = arg(a, 8);
   const scratch = <usize>(arg(a, 9) + index * linearScratchBytes(cols, batch));
   if (type == I2_S) bitLinear(w, rows, cols, prepared, batch, y, stride, add, begin, end, scratch);
+  else if (type == TL1 || type == TL2) {
+    lookupLinear(
+      type, w, rows, cols, arg(a, 10), arg(a, 11), arg(a, 12), prepared, batch, y, stride, add, begin, end, scratch,
+    );
+  } else if (type == TQ1_0 || type == TQ2_0) bitLinearTq(type, w, cols, prepared, batch, y, stride, add, begin, end, scratch);
   else denseLinear(w, cols, type, prepared, batch, y, stride, add, begin, end, scratch);
 }
 
-// [batch, cols, activation, gate, up]; shares as LINEAR's over its rows, so that no barrier is needed between
+// [batch, cols, activation, gate, up, weight type]; shares as LINEAR's over its rows, so that no barrier is needed between
 function runGlu(a: usize, index: i32, threads: i32): void {
   const cols = arg(a, 1);
-  const begin = shareOf4(cols, index, threads), end = shareOf4(cols, index + 1, threads);
+  const begin = shareOfRows(arg(a, 5), cols, index, threads), end = shareOfRows(arg(a, 5), cols, index + 1, threads);
   for (let b = 0; b < arg(a, 0); b++) {
     glu(<usize>(arg(a, 3) + b * cols * 4), <usize>(arg(a, 4) + b * cols * 4), arg(a, 2), begin, end);
   }
@@ -310,13 +345,61 @@ function runRescore(a: usize, index: i32, threads: i32): void {
   }
 }
 
-// [w, rows, cols, found]
+// [weight type, w, rows, cols, found]
 // `found` u32, all ones before: the least of what the threads find.
 function runCheckTernary(a: usize, index: i32, threads: i32): void {
-  const rows = arg(a, 1), rowBytes = arg(a, 2) >> 2;
+  const type = arg(a, 0), w = <usize>arg(a, 1), rows = arg(a, 2), cols = arg(a, 3);
+  const rowBytes = type == TQ2_0 ? (cols >> 8) * TQ2_BYTES : paddedCols(cols) >> 2;
   const begin = <u32>(share(rows, index, threads) * rowBytes), end = <u32>(share(rows, index + 1, threads) * rowBytes);
-  const bad = checkTernary(<usize>arg(a, 0), begin, end);
-  const found = <usize>arg(a, 3);
+  let bad: u32 = -1;
+  if (type == I2_S) bad = checkTernary(w, begin, end);
+  else for (let block = begin; block < end && bad == -1; block += TQ2_BYTES) bad = checkTernary(w, block, block + 64);
+  tellFirst(<usize>arg(a, 4), bad);
+}
+
+// [type, w, rows, cols, type to, to, found]
+// `found` as CHECK_TERNARY's.
+function runRepack(a: usize, index: i32, threads: i32): void {
+  const type = arg(a, 0), w = <usize>arg(a, 1), rows = arg(a, 2), cols = arg(a, 3), to = <usize>arg(a, 5);
+  const begin = share(rows, index, threads), end = share(rows, index + 1, threads);
+  const blocks = cols >> 8, done = begin * blocks;
+  if (type == TQ1_0) repackTq1(w + <usize>(done * TQ1_BYTES), (end - begin) * blocks, to + <usize>(done * TQ2_BYTES));
+  else unreachable();
+}
+
+// [weight type, w, rows, cols, tile cols, found]
+function runCheckTl(a: usize, index: i32, threads: i32): void {
+  const type = arg(a, 0), rows = arg(a, 2), cols = arg(a, 3);
+  const triples = tripleCols(type, cols, arg(a, 4)), pairs = pairsAt(rows, triples);
+  const padding = pairs + rows * ((cols - triples) >> 2);
+  checkShare(a, 0, indexBytes(rows, triples), 13, index, threads);
+  checkShare(a, pairs, padding, 8, index, threads);
+  checkShare(a, padding, tailAt(type, rows, cols), 0, index, threads);
+}
+
+// @ts-ignore: decorator
+@inline function checkShare(a: usize, from: i32, to: i32, most: i32, index: i32, threads: i32): void {
+  const begin = <u32>(from + share(to - from, index, threads)), end = <u32>(from + share(to - from, index + 1, threads));
+  tellFirst(<usize>arg(a, 5), checkNibbles(<usize>arg(a, 1), begin, end, most));
+}
+
+// [weight type, w, rows, cols, tile rows, tile cols, sub, to, scratch]
+// `scratch` has REPACK_BYTES a thread. Items are groups of 32 rows.
+function runRepackTl(a: usize, index: i32, threads: i32): void {
+  const type = arg(a, 0), rows = arg(a, 2), cols = arg(a, 3);
+  const w = <usize>arg(a, 1), to = <usize>arg(a, 7), rowBytes = <usize>(paddedCols(cols) >> 2);
+  const end = share(rows >> 5, index + 1, threads) << 5;
+  for (let row = share(rows >> 5, index, threads) << 5; row < end; row += 32) {
+    repackRows(
+      type, w, rows, cols, arg(a, 4), arg(a, 5), arg(a, 6), row, to + <usize>row * rowBytes, rowBytes,
+      <usize>(arg(a, 8) + index * REPACK_BYTES),
+    );
+  }
+  if (index == 0) repackScale(type, w, rows, cols, to);
+}
+
+/** The least of what the threads find goes to `found`. */
+function tellFirst(found: usize, bad: u32): void {
   for (let old = atomic.load<u32>(found); bad < old; ) {
     const seen = atomic.cmpxchg<u32>(found, old, bad);
     if (seen == old) return;

@@ -10,10 +10,11 @@ import { type Completion, type GenerateOptions, generate, resolveOptions, type T
 import { GgufError } from './gguf/error.ts';
 import { readHeader } from './gguf/header.ts';
 import { openSource } from './gguf/source.ts';
+import type { TilesOption } from './gguf/tiles.ts';
 import { type Config, readConfig } from './model/config.ts';
 import { createKvCache, type KvBlocks, kvBlockBytes, kvBlocksOf } from './model/kv_cache.ts';
 import { createStepper, type StepLimits, type Stepper } from './model/step.ts';
-import { type LoadedWeights, type LoadProgress, loadWeights } from './model/weights.ts';
+import { type LoadedWeights, type LoadProgress, loadWeights, type WeightStorage } from './model/weights.ts';
 import { paramsBytes } from './sampler.ts';
 import { createTokenizer, type EncodeOptions, type Tokenizer } from './tokenizer/tokenizer.ts';
 
@@ -44,6 +45,18 @@ export interface LoadModelOptions {
    * other rows are. The copy takes vocab * dim bytes. Default 'auto'.
    */
   readonly head?: 'auto' | 'exact';
+  /**
+   * 'auto' repacks weights at loading where another layout is quicker to compute with here: TL1 to I2_S and TQ1_0 to TQ2_0, TL2 to
+   * I2_S on all tiers but `simd`. The logits are the same. 'none' computes with the file's own bytes, which may take less memory
+   * (TL2: 1.67 bits a weight, not 2). Default 'auto'.
+   */
+  readonly repack?: 'auto' | 'none';
+  /**
+   * Tile parameters of TL1 and TL2, which files of other programs do not tell: a preset (bitnet_b1_58-large, bitnet_b1_58-3B,
+   * Llama3-8B, Llama3-8B-shipped), BM, BK and bm as `{ rows, cols, sub }`, or those of each shape as `{ '1536x4096': … }`. With
+   * wrong ones a model writes nonsense. Default: what the file says, or the first preset that has the shape.
+   */
+  readonly layout?: TilesOption;
   /** Overrides the activation where the file leaves it open (architecture `bitnet`). */
   readonly activation?: Activation;
   readonly onProgress?: (progress: LoadProgress) => void;
@@ -65,6 +78,8 @@ export interface ModelInfo {
   readonly parallel: number;
   readonly kv: KvType;
   readonly head: 'auto' | 'exact';
+  /** How the matrices of the layers are stored in the file and in memory. */
+  readonly weights: WeightStorage;
   /** e.g. "wasm relaxed, 2 threads". */
   readonly backend: string;
   readonly tier: Tier;
@@ -143,6 +158,7 @@ export async function loadModel(
   count('parallel', parallel, MAX_OUTS);
   checkKv(kvType);
   checkHead(head);
+  checkRepack(options.repack ?? 'auto');
   if (options.contextSize !== undefined) count('contextSize', options.contextSize, 1 << 24);
   signal?.throwIfAborted();
 
@@ -188,6 +204,7 @@ export async function loadModel(
       parallel,
       kv: kvType,
       head,
+      weights: weights.storage,
       backend: backend.name,
       tier: backend.tier,
       threads: backend.threads,
@@ -378,6 +395,11 @@ function checkKv(type: KvType): void {
 
 function checkHead(head: 'auto' | 'exact'): void {
   if (head !== 'auto' && head !== 'exact') throw new RangeError(`head: got '${String(head)}', expected auto or exact`);
+}
+
+function checkRepack(repack: 'auto' | 'none'): void {
+  if (repack !== 'auto' && repack !== 'none')
+    throw new RangeError(`repack: got '${String(repack)}', expected auto or none`);
 }
 
 function count(option: string, value: number, most: number): void {

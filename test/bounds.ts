@@ -1,4 +1,4 @@
-import type { Activation } from '../dist/backend/backend.js';
+import type { Activation, TernaryType, WeightType } from '../dist/backend/backend.js';
 import { attention } from '../dist/reference/attention.js';
 import { decodeRow } from '../dist/reference/decode_row.js';
 import { roundTo } from '../dist/reference/dense_linear.js';
@@ -12,12 +12,16 @@ export const ULP = 2 ** -24;
 /** Relative error that an op's exponential may have. */
 export const EXP = 2e-7;
 
+export function isTernary(type: WeightType): type is TernaryType {
+  return ['i2_s', 'tl1', 'tl2', 'tq1_0', 'tq2_0'].includes(type);
+}
+
 /**
  * |y - W x| of two backends: none for integers; cols roundings of sums, one of each product, one at the end otherwise. Decoding
  * a weight is exact in every type.
  */
 export function linearBound({ type, rows, cols, bytes }: HostMatrix, x: Float32Array): Float64Array {
-  if (type === 'i2_s') return new Float64Array(rows);
+  if (isTernary(type)) return new Float64Array(rows);
   const seen = roundTo(type, x);
   const bound = new Float64Array(rows);
   for (let i = 0; i < rows; i++) {

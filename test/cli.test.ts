@@ -258,8 +258,9 @@ describe('inspect', () => {
     expect(ternary.length).toBeGreaterThan(0);
     for (const { dims, ternary: share } of ternary) {
       expect(share.weights).toBe(dims[0] * dims[1]);
-      expect(share.minus + share.zero + share.plus).toBe(share.weights);
-      expect(share.scale).toBeGreaterThan(0);
+      const { minus, zero, plus } = share.counts;
+      expect(minus + zero + plus).toBe(share.weights);
+      expect(share.scales.min).toBeGreaterThan(0);
     }
     expect(report.memory.total).toBeGreaterThan(report.memory.weights);
   });
@@ -281,7 +282,10 @@ describe('inspect', () => {
     writeFileSync(file, bytes);
     const json = await ternlm(['inspect', file, '--json']);
     const report = JSON.parse(json.stdout);
-    expect(report.tensors[0].ternary).toEqual({ weights: 256, minus: 32, zero: 192, plus: 32, wrong: 0, scale: 0.5 });
+    expect(report.tensors[0].ternary).toEqual({
+      ...{ weights: 256, counts: { minus: 32, zero: 192, plus: 32, wrong: 0, odd: 0 }, zeroRows: 1, zeroCols: 64 },
+      scales: { count: 1, min: 0.5, max: 0.5, distinct: 1, zero: 0, broken: 0 },
+    });
     expect(report.runs).toBe(false);
     const text = await ternlm(['inspect', '-m', file]);
     expect(text.code).toBe(0);

@@ -94,7 +94,7 @@ const refusals: [string, Keys, Tensors, string][] = [
     'a layer in Q8_0',
     {},
     { 'blk.0.attn_q.weight': { type: 'Q8_0' } },
-    "'blk.0.attn_q.weight': type Q8_0, expected I2_S, F16, BF16, F32",
+    "'blk.0.attn_q.weight': type Q8_0, expected I2_S, TL1, TL2, TQ1_0, TQ2_0, F16, BF16, F32",
   ],
   [
     'an embedding in Q8_0 with rows of 48',

@@ -10,12 +10,26 @@ import { rmsNorm } from '../dist/reference/rms_norm.js';
 import { rope } from '../dist/reference/rope.js';
 import { PICK_BYTES, paramsBytes, resolveSampler, type SamplerOptions, writeParams } from '../dist/sampler.js';
 import { agree } from './agree.js';
-import { attentionBound, boundsOf, EXP, gluBound, type HeadShape, linearBound, ropeBound, ULP } from './bounds.js';
+import {
+  attentionBound,
+  boundsOf,
+  EXP,
+  gluBound,
+  type HeadShape,
+  isTernary,
+  linearBound,
+  ropeBound,
+  ULP,
+} from './bounds.js';
 import { type Case, EPS, floats, GUARD, type HostMatrix, outcome } from './outcome.js';
 import { denseBytes, type Random, random, ropeTable, seedOf, ternaryBytes } from './random.js';
+import { tiledContract } from './tiled_contract.js';
 
-function matrix(r: Random, type: WeightType, rows: number, cols: number): HostMatrix {
-  if (type === 'i2_s') return { type, rows, cols, bytes: ternaryBytes(r, rows, cols) };
+/** Matrices in tiles are in tiled_contract.ts. */
+type FlatType = Exclude<WeightType, 'tl1' | 'tl2'>;
+
+function matrix(r: Random, type: FlatType, rows: number, cols: number): HostMatrix {
+  if (isTernary(type)) return { type, rows, cols, bytes: ternaryBytes(r, rows, cols, type) };
   const weights = r.normal(rows * cols, 1 / Math.sqrt(cols));
   // One in eight is so small that f16 holds it as a subnormal.
   for (let i = 0; i < weights.length; i++) if (r.below(8) === 0) weights[i] *= 2 ** -12;
@@ -35,7 +49,7 @@ const weightOf = (r: Random, dim: number): Float32Array<ArrayBuffer> => r.normal
 const rowOf = (x: Float32Array, i: number, cols: number): Float32Array => x.subarray(i * cols, (i + 1) * cols);
 
 /** [M, K, rows] around a vector, a block and a real model. */
-const SHAPES: [WeightType, number, number, number][] = [
+const SHAPES: [FlatType, number, number, number][] = [
   ['i2_s', 1, 128, 1],
   ['i2_s', 2, 128, 5],
   ['i2_s', 3, 256, 2],
@@ -45,6 +59,25 @@ const SHAPES: [WeightType, number, number, number][] = [
   ['i2_s', 640, 2560, 2],
   ['i2_s', 640, 2560, 16],
   ['i2_s', 127, 6912, 5],
+  // Rows padded to whole blocks.
+  ['i2_s', 5, 96, 1],
+  ['i2_s', 9, 32, 5],
+  ['i2_s', 127, 160, 2],
+  ['i2_s', 8, 672, 16],
+  ['i2_s', 3, 8640, 1],
+  ['i2_s', 3, 8640, 2],
+  ['i2_s', 3, 8640, 5],
+  ['i2_s', 3, 8640, 16],
+  ['tq1_0', 1, 256, 1],
+  ['tq1_0', 3, 512, 5],
+  ['tq1_0', 127, 256, 16],
+  ['tq1_0', 640, 2560, 2],
+  ['tq2_0', 1, 256, 5],
+  ['tq2_0', 3, 512, 16],
+  ['tq2_0', 127, 768, 1],
+  ['tq2_0', 640, 2560, 2],
+  ['tq2_0', 640, 2560, 16],
+  ['tq2_0', 127, 6912, 5],
   ['f16', 1, 128, 1],
   ['f16', 3, 256, 16],
   ['f16', 127, 384, 5],
@@ -210,7 +243,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
             return { enqueue, outputs: [to] };
           };
           await compare(op, r.seed, build, (_, expected) => {
-            if (type === 'i2_s') return undefined;
+            if (isTernary(type)) return undefined;
             // The sum's bound, and the rounding of the addition to x on both sides.
             return boundsOf(rows, (i) => {
               const h = weight ? rmsNorm(rowOf(y, i, k), weight, EPS) : rowOf(y, i, k);
@@ -276,6 +309,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
     }
 
     normContract(compare, testCase);
+    tiledContract(compare, testCase);
 
     testCase('quantize_i8 rounds ties to even', async (r, op) => {
       // The largest is 127, so the scale is 1 and x itself is rounded: 0.5 -> 0, 1.5 -> 2, -2.5 -> -2 ...
@@ -288,20 +322,43 @@ export function contract(name: string, open: () => Promise<Backend>): void {
       });
     });
 
-    // Row by row, and in tiles.
-    for (const rows of [2, 5]) {
-      testCase(`bit_linear at its largest sums, ${rows} rows`, async (r, op) => {
-        // All weights 1, all activations 127: each 16-bit partial sum grows by 508 a step and overflows unless widened in time.
-        const bytes = new Uint8Array((4 * 6912) / 4 + 32).fill(0b10101010);
-        new DataView(bytes.buffer).setFloat32((4 * 6912) / 4, 0.5, true);
-        const w: HostMatrix = { type: 'i2_s', rows: 4, cols: 6912, bytes };
-        const y = Float32Array.from({ length: rows * 6912 }, (_, i) => (i < 6912 ? 1 : -1));
-        await compare(op, r.seed, (b) => {
-          const x = b.put(new Float32Array(rows * 4));
-          const inputs = { h: b.put(y), norm: undefined, wdown: b.matrix(w), scratch: b.scratch(rows, 6912) };
-          return { enqueue: () => b.ops.down({ rows, ...inputs, x }), outputs: [x] };
+    testCase('quantize_q8_k rounds ties to even, block by block', async (r, op) => {
+      // Scales 1 and 1/2; the largest as -127 and as 127 beside it; zeros; numbers too small for an inverse scale.
+      const y = new Float32Array(4 * 256);
+      for (let i = 0; i < 256; i++) {
+        y[i] = i === 100 ? -127 : i === 101 ? 127 : (i % 200) - 99.5;
+        y[256 + i] = i === 3 ? 63.5 : (i - 128) / 4;
+        y[768 + i] = i * 1e-40;
+      }
+      for (const rows of [1, 5]) {
+        const batch = Float32Array.from({ length: rows * y.length }, (_, i) => y[i % y.length]);
+        const w = matrix(r, 'tq2_0', 8, y.length);
+        await compare(`${op}, ${rows} rows`, r.seed, (b) => {
+          const x = b.put(new Float32Array(rows * 8));
+          const inputs = { attn: b.put(batch), norm: undefined, wo: b.matrix(w), scratch: b.scratch(rows, y.length) };
+          return { enqueue: () => b.ops.attnOut({ rows, ...inputs, x }), outputs: [x] };
         });
-      });
+      }
+    });
+
+    // Row by row, and in tiles.
+    for (const type of ['i2_s', 'tq2_0'] as const) {
+      for (const rows of [2, 5]) {
+        testCase(`bit_linear at its largest sums, ${type}, ${rows} rows`, async (r, op) => {
+          // All weights 1, all activations 127: each 16-bit partial sum grows by 508 a step and overflows unless widened in time.
+          const bytes = new Uint8Array(type === 'i2_s' ? 6912 + 32 : 27 * 4 * 66).fill(0b10101010);
+          const view = new DataView(bytes.buffer);
+          if (type === 'i2_s') view.setFloat32(6912, 0.5, true);
+          else for (let at = 64; at < bytes.length; at += 66) view.setUint16(at, toF16(0.5), true);
+          const w: HostMatrix = { type, rows: 4, cols: 6912, bytes };
+          const y = Float32Array.from({ length: rows * 6912 }, (_, i) => (i < 6912 ? 1 : -1));
+          await compare(op, r.seed, (b) => {
+            const x = b.put(new Float32Array(rows * 4));
+            const inputs = { h: b.put(y), norm: undefined, wdown: b.matrix(w), scratch: b.scratch(rows, 6912) };
+            return { enqueue: () => b.ops.down({ rows, ...inputs, x }), outputs: [x] };
+          });
+        });
+      }
     }
 
     for (const type of ['f16', 'bf16'] as const) {
@@ -434,22 +491,42 @@ export function contract(name: string, open: () => Promise<Backend>): void {
       }
     }
 
-    testCase('check_ternary', async (r, op) => {
-      const [rows, cols] = [13, 384];
-      const bytes = ternaryBytes(r, rows, cols);
-      // None; the first and the last byte; two, of which the first counts; each field of a byte.
-      const cases = [[], [0], [bytes.length - 33], [700, 900], ...[0, 2, 4, 6].map((shift) => [95 + shift])];
-      for (const [i, bad] of cases.entries()) {
-        const broken = bytes.slice();
-        for (const at of bad) broken[at] |= 3 << (i < 4 ? 4 : bad[0] - 95);
-        const w: HostMatrix = { type: 'i2_s', rows, cols, bytes: broken };
-        await compare(`${op}, case ${i}`, r.seed, (b) => {
-          const found = b.put(new Uint8Array(8).fill(0xff));
-          const matrix = b.matrix(w);
-          return { enqueue: () => b.ops.checkTernary({ w: matrix, found, at: 4 }), outputs: [found] };
+    for (const type of ['i2_s', 'tq2_0'] as const) {
+      testCase(`check_ternary ${type}`, async (r, op) => {
+        const [rows, cols] = [13, 768];
+        const bytes = ternaryBytes(r, rows, cols, type);
+        // Scales are no codes.
+        if (type === 'tq2_0') for (let at = 64; at < bytes.length; at += 66) bytes.fill(0xff, at, at + 2);
+        const last = bytes.length - (type === 'i2_s' ? 33 : 3);
+        // None; the first and the last byte; two, of which the first counts; each field of a byte.
+        const cases = [[], [0], [last], [700, 900], ...[0, 2, 4, 6].map((shift) => [85 + shift])];
+        for (const [i, bad] of cases.entries()) {
+          const broken = bytes.slice();
+          for (const at of bad) broken[at] |= 3 << (i < 4 ? 4 : bad[0] - 85);
+          const w: HostMatrix = { type, rows, cols, bytes: broken };
+          await compare(`${op}, case ${i}`, r.seed, (b) => {
+            const found = b.put(new Uint8Array(8).fill(0xff));
+            const matrix = b.matrix(w);
+            return { enqueue: () => b.ops.checkTernary({ w: matrix, found, at: 4 }), outputs: [found] };
+          });
+        }
+      });
+    }
+
+    for (const [rows, cols] of [
+      [1, 256],
+      [13, 768],
+    ]) {
+      testCase(`repack tq1_0 to tq2_0, ${rows} x ${cols}`, async (r, op) => {
+        const w = matrix(r, 'tq1_0', rows, cols);
+        await compare(op, r.seed, (b) => {
+          const [from, found] = [b.matrix(w), b.put(new Uint8Array(8).fill(0xff))];
+          const tensor = b.put(new Uint8Array(((rows * cols) / 256) * 66 + 64 + (rows % 2) * 2).fill(0xff));
+          const to = { ...from, type: 'tq2_0', tensor } as const;
+          return { enqueue: () => b.ops.repack({ from, to, found, at: 4 }), outputs: [tensor, found] };
         });
-      }
-    });
+      });
+    }
 
     for (const type of ['f16', 'bf16', 'f32', 'q8_0', 'q6_k', 'q4_0'] as const) {
       testCase(`head screened, ${type}`, (r, op) => screenContract(backend, r, op, screenedHead(r, type)));
@@ -470,13 +547,13 @@ export function contract(name: string, open: () => Promise<Backend>): void {
   });
 }
 
-type Compare = (
+export type Compare = (
   op: string,
   seed: number,
   build: Case,
   bound?: (output: number, expected: Float32Array) => ArrayLike<number> | undefined,
 ) => Promise<void>;
-type TestCase = (op: string, test: (r: Random, op: string) => Promise<void>) => void;
+export type TestCase = (op: string, test: (r: Random, op: string) => Promise<void>) => void;
 
 /** The norms and the factor that some families have; with ternary matrices all of it is spelled out rounding by rounding. */
 function normContract(compare: Compare, testCase: TestCase): void {
@@ -836,7 +913,7 @@ async function layerContract(backend: Backend, r: Random, allNorms: boolean): Pr
     backend.write(tensor, 0, new Uint8Array(x.buffer, x.byteOffset, x.byteLength));
     return tensor;
   };
-  const weights = (type: WeightType, m: number, k: number): Matrix => ({
+  const weights = (type: FlatType, m: number, k: number): Matrix => ({
     type,
     rows: m,
     cols: k,

@@ -353,6 +353,54 @@ describe('broken files', () => {
   });
 });
 
+describe('weights in tiles', () => {
+  const tl2 = readFileSync(new URL('golden/models/tiny-bitnet-b1.58-tl2.gguf', import.meta.url));
+  const name = 'blk.2.ffn_up.weight';
+
+  it.each([
+    { tier: 'simd', repack: 'auto' },
+    { tier: 'simd', repack: 'none' },
+    { tier: 'relaxed', repack: 'auto' },
+  ] as const)('that code nothing are told with tensor and byte, $tier, repack $repack', async (options) => {
+    const { readHeader } = await import('../dist/gguf/header.js');
+    const { openSource } = await import('../dist/gguf/source.js');
+    const info = (await readHeader(await openSource(tl2))).tensors.get(name);
+    if (info === undefined) throw new Error('no such tensor');
+    const broken = Uint8Array.from(tl2);
+    broken[info.at + 77] = 0x2f;
+    const loaded = loadModel(broken, { threads: 1, ...options });
+    await expect(loaded).rejects.toMatchObject({ name: 'GgufError', offset: info.at + 77 });
+    await expect(loaded).rejects.toThrow(
+      `tensor '${name}': a byte that codes no weights: the tile parameters do not fit the file, or its data is broken ` +
+        '(TL2, M 512, K 256, BM 256, BK 96, bm 32)',
+    );
+    const scale = Uint8Array.from(tl2);
+    new DataView(scale.buffer).setFloat32(info.at + info.bytes - 32, -1, true);
+    await expect(loadModel(scale, { threads: 1, ...options })).rejects.toMatchObject({
+      message: expect.stringContaining(`tensor '${name}': scale -1, expected a finite number above 0 (TL2)`),
+      offset: info.at + info.bytes - 32,
+    });
+  });
+
+  it('with the tiles of an option, and with none that fit', async () => {
+    const tables = { '512x256': { rows: 256, cols: 96, sub: 32 } };
+    await expect(loadModel(tl2, { threads: 1, layout: 'Llama3-8B' })).rejects.toThrow(
+      "preset 'Llama3-8B' has no TL2 256x256",
+    );
+    await expect(loadModel(tl2, { threads: 1, layout: tables })).rejects.toThrow('no tile parameters for 256x256');
+    await using model = await loadModel(tl2, { threads: 1, layout: 'tiny' });
+    expect(model.info.weights).toMatchObject({ file: 'TL2', tiles: 'option' });
+    // Other rows first: it loads, and is another model.
+    await using wrong = await loadModel(tl2, { threads: 1, layout: { rows: 32, cols: 96, sub: 32 } });
+    expect(await wrong.logits([1, 2])).not.toEqual(await model.logits([1, 2]));
+  });
+
+  it('refuses an unknown way to repack', async () => {
+    const options = { repack: 'all' } as unknown as { repack: 'none' };
+    await expect(loadModel(tl2, options)).rejects.toThrow("repack: got 'all', expected auto or none");
+  });
+});
+
 describe('dispose', () => {
   it('leaves no worker and no handle, ends what runs, and can be called twice', async () => {
     const resources = () =>

@@ -1,4 +1,4 @@
-import type { Backend, Matrix, Norm, Ops, Tensor, WeightType } from '../dist/backend/backend.js';
+import type { Backend, Matrix, Norm, Ops, Tensor, Tiles, WeightType } from '../dist/backend/backend.js';
 
 /** Bytes behind each output that an op must leave alone. */
 export const GUARD = 64;
@@ -11,6 +11,8 @@ export interface HostMatrix {
   readonly rows: number;
   readonly cols: number;
   readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Of tl1 and tl2. */
+  readonly tiles?: Tiles;
 }
 
 /** One backend under test with the tensors of one case. */
@@ -44,7 +46,7 @@ export async function outcome<T extends Tensor>(backend: Backend<T>, build: Case
     out: (floats) => put(new Uint8Array(floats * 4 + GUARD).fill(0xff)),
     scratch: (rows, cols, headDim = 4, vocab = 1) =>
       put(new Uint8Array(backend.scratchBytes(rows, cols, headDim, vocab)).fill(0xff)),
-    matrix: ({ type, rows, cols, bytes }) => ({ type, rows, cols, tensor: put(bytes) }),
+    matrix: ({ type, rows, cols, bytes, tiles }) => ({ type, rows, cols, tensor: put(bytes), tiles }),
     norm: ((weight) => weight && norm(weight)) as Bench<T>['norm'],
   });
   const program = backend.record(enqueue);

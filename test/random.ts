@@ -60,14 +60,36 @@ export function seedOf(name: string): number {
   return hash >>> 0;
 }
 
-/** A random ternary matrix in I2_S bytes: [rows][cols / 4], then the 32-byte tail with its scale. */
-export function ternaryBytes(r: Random, rows: number, cols: number): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array((rows * cols) / 4 + 32).fill(0xff, (rows * cols) / 4 + 4);
-  for (let i = 0; i < (rows * cols) / 4; i++) {
-    bytes[i] = (r.below(3) << 6) | (r.below(3) << 4) | (r.below(3) << 2) | r.below(3);
+/** A random ternary matrix of `type`; of I2_S [rows] of blocks of 32 bytes, then the 32-byte tail with its scale. Scales of TQ blocks have either sign; some are subnormal, some 0. */
+export function ternaryBytes(
+  r: Random,
+  rows: number,
+  cols: number,
+  type: 'i2_s' | 'tq1_0' | 'tq2_0' = 'i2_s',
+): Uint8Array<ArrayBuffer> {
+  if (type !== 'i2_s') {
+    const stride = type === 'tq1_0' ? 54 : 66;
+    const code = (): number => (type === 'tq1_0' ? r.below(256) : ternaryByte(r));
+    const bytes = Uint8Array.from({ length: ((rows * cols) / 256) * stride }, code);
+    const view = new DataView(bytes.buffer);
+    for (let at = stride - 2; at < bytes.length; at += stride) {
+      const scale = (r.uniform() - 0.5) / Math.sqrt(cols);
+      view.setUint16(at, toF16(scale * [1, 1, 1, 2 ** -10, 0][r.below(5)]), true);
+    }
+    return bytes;
   }
-  new DataView(bytes.buffer).setFloat32((rows * cols) / 4, (0.5 + r.uniform()) / Math.sqrt(cols), true);
+  const tail = rows * 32 * Math.ceil(cols / 128);
+  const bytes = new Uint8Array(tail + 32).fill(0xff, tail + 4);
+  for (let i = 0; i < tail; i++) {
+    bytes[i] = ternaryByte(r);
+  }
+  new DataView(bytes.buffer).setFloat32(tail, (0.5 + r.uniform()) / Math.sqrt(cols), true);
   return bytes;
+}
+
+/** Four codes 0 … 2. */
+function ternaryByte(r: Random): number {
+  return (r.below(3) << 6) | (r.below(3) << 4) | (r.below(3) << 2) | r.below(3);
 }
 
 /** x as bytes of `type`, each number to the nearest. */

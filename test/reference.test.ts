@@ -1,17 +1,26 @@
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import * as tl1 from '../dist/gguf/layouts/tl1.js';
+import * as tl2 from '../dist/gguf/layouts/tl2.js';
+import * as tq20 from '../dist/gguf/layouts/tq2_0.js';
 import { attention, softmax } from '../dist/reference/attention.js';
 import { bitLinear } from '../dist/reference/bit_linear.js';
+import { bitLinearTq } from '../dist/reference/bit_linear_tq.js';
 import { denseLinear } from '../dist/reference/dense_linear.js';
 import { fromF16, toBf16, toF16 } from '../dist/reference/f16.js';
 import { glu } from '../dist/reference/glu.js';
 import { kvIndex } from '../dist/reference/kv_cache.js';
 import { quantizeI8 } from '../dist/reference/quantize_i8.js';
+import { quantizeQ8K } from '../dist/reference/quantize_q8_k.js';
+import { repackTq1 } from '../dist/reference/repack.js';
+import { unpackTl } from '../dist/reference/repack_tl.js';
 import { rmsNorm } from '../dist/reference/rms_norm.js';
 import { rope } from '../dist/reference/rope.js';
 import { agree } from './agree.js';
 import { attentionBound, ropeBound, ULP } from './bounds.js';
-import { ropeTable } from './random.js';
+import { random, ropeTable, ternaryBytes } from './random.js';
+
+const sizeBytes = { tl1: tl1.sizeBytes, tl2: tl2.sizeBytes };
 
 const f32 = (...x: number[]): Float32Array<ArrayBuffer> => Float32Array.from(x);
 
@@ -55,6 +64,75 @@ describe('the reference by hand', () => {
     const x = new Float32Array(128);
     [x[0], x[5], x[37], x[69], x[101]] = [127, 10, 20, 30, 40];
     expect(bitLinear(bytes, 1, 128, quantizeI8(x))).toEqual(f32((10 - 30) * 0.5));
+  });
+
+  it('repack_tl: what Microsoft packed', () => {
+    for (const name of readdirSync(new URL('golden/packing/', import.meta.url))) {
+      const [, type, ...sizes] = /^(tl[12])_(\d+)x(\d+)_BM(\d+)_BK(\d+)_bm(\d+)\.packed$/.exec(name) ?? [];
+      if (type !== 'tl1' && type !== 'tl2') continue;
+      const [rows, cols, bm, bk, sub] = sizes.map(Number);
+      const golden = (extension: string) =>
+        readFileSync(new URL(`golden/packing/${name.replace(/packed$/, extension)}`, import.meta.url));
+      // These have no tail.
+      const bytes = new Uint8Array(sizeBytes[type]([cols, rows]));
+      bytes.set(golden('packed'));
+      new DataView(bytes.buffer).setFloat32(bytes.length - 32, 0.5, true);
+      const { weights, scale, bad } = unpackTl({ type, rows, cols, tiles: { rows: bm, cols: bk, sub } }, bytes);
+      expect([name, scale, bad, Buffer.compare(new Uint8Array(weights.buffer), golden('w_i8'))]).toEqual([
+        name,
+        0.5,
+        0xffff_ffff,
+        0,
+      ]);
+    }
+  });
+
+  /** ggml's quantize_row_q8_K_ref and ggml_vec_dot_tq2_0_q8_K_generic (MIT), one block: with the sign of the largest number. */
+  function ggmlBlock(weights: Float32Array, d: number, x: Float32Array): number {
+    const largest = x.reduce((most, v) => (Math.abs(v) > Math.abs(most) ? v : most), 0);
+    if (largest === 0) return 0;
+    const inverse = Math.fround(-127 / largest);
+    let sum = 0;
+    for (let i = 0; i < 256; i++) {
+      // nearest_int: added to 1.5 * 2^23, an f32 has no fraction left.
+      const q = Math.fround(Math.fround(inverse * x[i]) + 12582912) - 12582912;
+      sum += weights[i] * Math.min(127, q);
+    }
+    return Math.fround(sum * Math.fround(Math.fround(1 / inverse) * d));
+  }
+
+  it("quantize_q8_k and bit_linear_tq: ggml's numbers, whichever sign the largest has, every bit", () => {
+    const r = random(7);
+    const [rows, cols] = [5, 1536];
+    const x = r.normal(cols);
+    // Ties: the largest is 127, so x is rounded itself. Then both signs of the largest, either first; zeros.
+    for (let i = 0; i < 256; i++) x[i] = i === 9 ? -127 : (i % 128) - 63.5;
+    [x[256 + 100], x[256 + 17]] = [9, -9];
+    [x[512 + 100], x[512 + 17]] = [-9, 9];
+    x.fill(0, 768, 1024);
+    const packed = ternaryBytes(r, rows, cols, 'tq2_0');
+    const { weights, scales } = tq20.unpack(packed, [cols, rows], 'test');
+    const expected = new Float32Array(rows);
+    for (let block = 0; block < scales.length; block++) {
+      const at = 256 * (block % 6);
+      const w = Float32Array.from(weights.subarray(256 * block, 256 * block + 256));
+      expected[Math.floor(block / 6)] += ggmlBlock(w, scales[block], x.subarray(at, at + 256));
+    }
+    expect(bitLinearTq(packed, rows, cols, quantizeQ8K(x))).toEqual(expected);
+  });
+
+  it('quantize_q8_k: the least numbers and zeros have scale 0', () => {
+    const { q, d } = quantizeQ8K(new Float32Array(512).fill(1e-38, 256));
+    expect([...d]).toEqual([0, 0]);
+    expect(q.every((v) => v === 0)).toBe(true);
+  });
+
+  it('repack: TQ1_0 of every byte, as ggml decodes it', () => {
+    const packed = new Uint8Array(readFileSync(new URL('golden/packing/tq1_0_all_bytes.packed', import.meta.url)));
+    const numbers = new Uint8Array(readFileSync(new URL('golden/packing/tq1_0_all_bytes.f32', import.meta.url)));
+    const blocks = packed.length / 54;
+    const expected = new Float32Array(numbers.buffer, numbers.byteOffset, numbers.length / 4);
+    expect(tq20.decode(repackTq1(packed, blocks), [256, blocks], 'test')).toEqual(expected);
   });
 
   it('dense_linear: activations rounded to the type of the weights', () => {

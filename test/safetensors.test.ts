@@ -87,7 +87,11 @@ describe('a file', () => {
     ['end before begin', file({ a: tensor('U8', [1], 1, 0) }, 1), /\[1, 0\], expected begin <= end <= 1/],
     ['an end behind the file', file({ a: tensor('U8', [2], 0, 2) }, 1), /\[0, 2\], expected begin <= end <= 1/],
     ['too few bytes', file({ a: tensor('F32', [2], 0, 7) }, 7), /7 bytes, expected 8 for F32 \[2\]/],
-    ['a product above 2^53', file({ a: tensor('U8', [2 ** 40, 2 ** 40], 0, 1) }, 1), /1 bytes, expected 1\.2089\d+e\+24/],
+    [
+      'a product above 2^53',
+      file({ a: tensor('U8', [2 ** 40, 2 ** 40], 0, 1) }, 1),
+      /1 bytes, expected 1\.2089\d+e\+24/,
+    ],
     [
       'an overlap',
       file({ a: A, b: tensor('BF16', [4], 20, 28) }, 28),

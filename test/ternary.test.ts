@@ -231,7 +231,8 @@ describe.each(TYPES)('%s, there and back', (type) => {
           scales: isTq(type) ? scales(n) : Float32Array.of(scale),
         };
         const packed = layout.encode(ternary, dims, tiles);
-        const unaligned = Uint8Array.of(0, ...packed).subarray(1);
+        const unaligned = new Uint8Array(packed.length + 1).subarray(1);
+        unaligned.set(packed);
         for (const bytes of [packed, unaligned]) {
           const back = layout.unpack(bytes, dims, 'x', tiles);
           if (!same(back.weights, ternary.weights) || !same(back.scales, ternary.scales)) return false;

@@ -76,6 +76,7 @@ describe('refused', () => {
       "x: key 'ternlm.tiles.128x256': M 128, K 256, BM 96, BK 96, bm 32: expected M a multiple of BM (TL2)",
     );
     expect(() => tilesOf('TL2', [256, 128], NOTHING, 'x', tiles(128, 64, 32))).toThrow('expected BK a multiple of 96');
+    expect(() => tilesOf('TL2', [736, 32], NOTHING, 'x', tiles(32, 384, 32))).toThrow('expected K mod BK at most 256');
   });
 
   test('options that do not say it', () => {

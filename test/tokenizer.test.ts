@@ -111,6 +111,39 @@ describe.each(['llama-bpe', 'gpt-2', 'qwen2', 'default'])('pre-tokenizer %s', (n
   });
 });
 
+describe('a pre-tokenizer under another name', () => {
+  const rowsOf = (name: string): [number[], number[]][] => golden(`${name}.json`);
+
+  it.each([
+    ['falcon3', 'llama-bpe', true],
+    ['falcon_e', 'llama-bpe', true],
+    ['lfm2', 'llama-bpe', true],
+    ['deepseek-r1-qwen', 'qwen2', false],
+    ['stablelm2', 'qwen2', false],
+    ['mpt', 'gpt-2', false],
+  ])('%s is %s', (name, of, addBos) => {
+    const tokenizer = createTokenizer(metadata({ pre: name }));
+    expect(tokenizer.addBos).toBe(addBos);
+    const rows = rowsOf(of);
+    corpus.forEach((text, i) => {
+      expect(tokenizer.encode(text), JSON.stringify(text)).toEqual(rows[i][1]);
+    });
+  });
+
+  it('smaug-bpe cuts as llama-bpe, but merges whole words too', () => {
+    const tokenizer = createTokenizer(metadata({ pre: 'smaug-bpe' }));
+    expect(pres.get('smaug-bpe')?.scan).toBe(pres.get('llama-bpe')?.scan);
+    expect(llama.encode('unmergeable')).toEqual([id('unmergeable')]);
+    expect(tokenizer.encode('unmergeable')).not.toContain(id('unmergeable'));
+    expect(tokenizer.addBos).toBe(false);
+  });
+
+  it('qwen2 with add_eos_token, as embedding models have it, ends with EOS alone', () => {
+    const tokenizer = createTokenizer(metadata({ pre: 'qwen2', add_eos_token: true }));
+    expect(tokenizer.encode('hi', { addSpecial: true })).toEqual([...tokenizer.encode('hi'), EOS]);
+  });
+});
+
 describe('special tokens', () => {
   it('are those of Hugging Face tokenizers with parseSpecial', () => {
     for (const [text, ids] of special.cases) expect(llama.encode(text, { parseSpecial: true }), text).toEqual(ids);

@@ -35,6 +35,9 @@ describe('self-test', () => {
     ['revec', 'i32.const 6, i16x8.shr_u', [0x41, 6, 0xfd, 0x8d, 1], 1, 5, /^qkv, 1 row: /],
     // i32x4.shuffle 2, 6, 3, 7 -> 2, 6, 3, 6: the lanes in which dots are summed.
     ['revec', 'shuffle', [0xfd, 0x0d, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28], 14, 24, /^qkv, 1 row: /],
+    ['simd', 'i8x16.swizzle', [0xfd, 0x0e], 1, 0x23, /^repack tl1: number /],
+    ['relaxed', 'i8x16.relaxed_swizzle', [0xfd, 0x80, 2], 1, 0x92, /^repack tl1: number /],
+    ['relaxed', 'i16x8.extmul_low_i8x16_s', [0xfd, 0x9c, 1], 1, 0x9d, /^down tl1, 1 row: number /],
     ['revec', 'f32x4.mul', [0xfd, 0xe6, 1], 1, 0xe4, /^embed (f16|q8_0): /],
   ];
 

@@ -1,5 +1,5 @@
 import { ACTIVATION_BYTES, bitDots8, bitTile, bitUnpack, TILE } from '../dots';
-import { I2_S, preparedBytes } from './prepare';
+import { I2_S, paddedCols, preparedBytes } from './prepare';
 
 /**
  * From how many rows on a batch is computed in tiles of TILE rows of W and two of the batch, the codes unpacked once. At 4 rows
@@ -15,7 +15,7 @@ const BLOCK: i32 = 32768 / (TILE + 2 * ACTIVATION_BYTES) / 128 * 128;
 /** Bytes of a thread's scratch: a tile, and the sums of a batch. */
 // @ts-ignore: decorator
 @inline export function bitLinearScratchBytes(cols: i32, batch: i32): i32 {
-  return TILE * min(cols, BLOCK) + SUMS_BYTES * ((batch + 1) & ~1);
+  return TILE * min(paddedCols(cols), BLOCK) + SUMS_BYTES * ((batch + 1) & ~1);
 }
 
 /** i32 [8]. */
@@ -25,7 +25,8 @@ const BLOCK: i32 = 32768 / (TILE + 2 * ACTIVATION_BYTES) / 128 * 128;
 /**
  * y[b][r] = dot / s * scale for rows r in [begin, end) and every row b of the batch, or y += with `add`.
  *
- *   w        I2_S [rows][cols] codes, then the f32 scale (src/gguf/layouts/i2_s.ts)
+ *   w        I2_S [rows][cols] codes, then the f32 scale (src/gguf/layouts/i2_s.ts); each row padded to whole blocks of 128
+ *            columns, for which activations are 0
  *   act      [batch] rows prepared for I2_S (prepare.ts)
  *   y        f32 [batch][stride]
  *   scratch  bitLinearScratchBytes(cols, batch) of this thread
@@ -36,6 +37,7 @@ const BLOCK: i32 = 32768 / (TILE + 2 * ACTIVATION_BYTES) / 128 * 128;
 export function bitLinear(
   w: usize, rows: i32, cols: i32, act: usize, batch: i32, y: usize, stride: i32, add: i32, begin: i32, end: i32, scratch: usize,
 ): void {
+  cols = paddedCols(cols);
   const scale = load<f32>(w + <usize>(cols >> 2) * <usize>rows);
   if (begin == end) return;
   if (batch < TILE_ROWS) linearByRow(w, cols, scale, act, batch, y, stride, add, begin, end);
@@ -64,7 +66,8 @@ function linearByRow(
   }
 }
 
-function linearByTile(
+/** As `bitLinear`, of whole blocks of columns, with rows prepared for tiles. */
+export function linearByTile(
   w: usize, cols: i32, scale: f32, act: usize, batch: i32, y: usize, stride: i32, add: i32, begin: i32, end: i32, scratch: usize,
 ): void {
   const rowBytes = <usize>(cols >> 2), actBytes = <usize>preparedBytes(cols, I2_S);
@@ -117,7 +120,7 @@ function linearByTile(
 }
 
 // @ts-ignore: decorator
-@inline function rowAt(w: usize, rowBytes: usize, r: i32, end: i32): usize {
+@inline export function rowAt(w: usize, rowBytes: usize, r: i32, end: i32): usize {
   return w + <usize>min(r, end - 1) * rowBytes;
 }
 
@@ -139,7 +142,7 @@ function linearByTile(
 }
 
 // @ts-ignore: decorator
-@inline function putRow(v: f32, y: usize, r: i32, end: i32, add: i32): void {
+@inline export function putRow(v: f32, y: usize, r: i32, end: i32, add: i32): void {
   if (r >= end) return;
   const at = y + (<usize>r << 2);
   store<f32>(at, add ? load<f32>(at) + v : v);

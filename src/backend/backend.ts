@@ -14,15 +14,30 @@ export interface Tensor {
 /** How numbers of a weight matrix or an embedding table are stored; the names are GGUF's (see src/gguf/layouts/). */
 export type DenseType = 'f16' | 'bf16' | 'f32' | 'q8_0' | 'q6_k' | 'q4_0';
 
-/** How a weight matrix is stored. */
-export type WeightType = 'i2_s' | DenseType;
+/** How a ternary matrix is stored, in GGUF's names too. */
+export type TernaryType = 'i2_s' | 'tl1' | 'tl2' | 'tq1_0' | 'tq2_0';
 
-/** W[rows][cols], bytes as in the file; y = W x with x of `cols`. */
+/** How a weight matrix is stored. */
+export type WeightType = TernaryType | DenseType;
+
+/** What TL1 and TL2 matrices are cut into: tiles of `rows` x `cols`, in TL1 of `sub` rows each at a time. */
+export interface Tiles {
+  readonly rows: number;
+  readonly cols: number;
+  readonly sub: number;
+}
+
+/**
+ * W[rows][cols], bytes as in the file; y = W x with x of `cols`. Columns of i2_s may be any multiple of 32: rows are padded to
+ * whole blocks of 128, as only they would be in a file.
+ */
 export interface Matrix<T extends Tensor = Tensor> {
   readonly type: WeightType;
   readonly rows: number;
   readonly cols: number;
   readonly tensor: T;
+  /** Of tl1 and tl2. */
+  readonly tiles?: Tiles | undefined;
 }
 
 /** RMSNorm(x) * weight, weight f32 [dim]. */
@@ -158,10 +173,17 @@ export interface Ops<T extends Tensor = Tensor> {
   hidden(op: { outs: number; dim: number; index: T; x: T; norm: Norm<T>; out: T }): void;
 
   /**
-   * Looks for codes 3 in w, which must be i2_s: the first byte of w that holds one goes to u32 `at` bytes into `found`, which
-   * is all ones before and stays so where there is none.
+   * Looks for bytes that code no weight in w, which must be ternary but not tq1_0: a code 3 in i2_s and tq2_0; in tl1 and tl2 an
+   * index beyond the last, or padding that is not 0. The first such byte goes to u32 `at` bytes into `found`, which is all ones
+   * before and stays so where there is none.
    */
   checkTernary(op: { w: Matrix<T>; found: T; at: number }): void;
+
+  /**
+   * Writes `from` as the type of `to`, a matrix of the same shape, with the same weights and scales: tl1 and tl2 as i2_s, tq1_0 as
+   * tq2_0. Checks `from` as `checkTernary` does; tq1_0 has nothing to be found.
+   */
+  repack(op: { from: Matrix<T>; to: Matrix<T>; found: T; at: number }): void;
 
   /** Fills `copy`, `screenBytes` long, for `head` to screen with. */
   buildScreen(op: { w: Matrix<T>; copy: T; scratch: T }): void;
@@ -205,6 +227,8 @@ export interface Program {
 export interface Backend<T extends Tensor = Tensor> {
   /** e.g. "wasm relaxed, 2 threads". */
   readonly name: string;
+  /** Layouts that are quicker to compute with when they are repacked, once, and to what. */
+  readonly repacks: Readonly<Partial<Record<TernaryType, TernaryType>>>;
   /** Zeroed memory, 64-byte aligned. Throws a RangeError that says how much was wanted and how much there is. */
   alloc(bytes: number): T;
   free(tensor: T): void;

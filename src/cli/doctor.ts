@@ -1,5 +1,5 @@
 import { arch, availableParallelism, cpus, freemem, loadavg, platform, totalmem } from 'node:os';
-import { wasmBackend } from '../backend/wasm/backend.ts';
+import { type WasmBackend, wasmBackend } from '../backend/wasm/backend.ts';
 import { demoModel, loadModel } from '../index.ts';
 import type { Verb } from './arguments.ts';
 import { bytes, duration, pairs, rate } from './format.ts';
@@ -33,6 +33,8 @@ interface Report {
   tier?: string;
   dot?: string;
   threads?: number;
+  /** Layouts that are repacked when loaded, and to what. */
+  repacks?: WasmBackend['repacks'];
   why: readonly string[];
   selfCheck: { ok: boolean; result: string };
   advice: string[];
@@ -76,8 +78,8 @@ async function examine(): Promise<Report> {
   };
   try {
     const backend = await wasmBackend({ revectorize: true });
-    const { tier, dot, threads, why } = backend;
-    Object.assign(report, { tier, dot, threads, why });
+    const { tier, dot, threads, why, repacks } = backend;
+    Object.assign(report, { tier, dot, threads, why, repacks });
     await backend.dispose();
     report.selfCheck = await selfCheck(backend.threads);
   } catch (error) {
@@ -142,6 +144,13 @@ function advice({ simd, relaxedSimd, sharedMemory, selfCheck, threads, cores, lo
   return lines;
 }
 
+function repacked(repacks: Report['repacks'] = {}): string {
+  const pairs = Object.entries(repacks).filter(([, to]) => to !== undefined);
+  if (pairs.length === 0) return 'nothing';
+  const named = pairs.map(([from, to]) => `${from} to ${to}`.toUpperCase().replace(' TO ', ' to '));
+  return `${named.join(', ')} at loading: quicker with these kernels (--repack none: not)`;
+}
+
 function text(report: Report): string {
   const yes = (has: boolean) => (has ? 'yes' : 'no');
   const [first, ...others] = report.why;
@@ -156,6 +165,7 @@ function text(report: Report): string {
     ['shared memory', yes(report.sharedMemory)],
     ['kernels', report.tier === undefined ? 'none' : `${report.tier}, ternary dot ${report.dot}`],
     ...[first, ...others].filter((line) => line !== undefined).map((line): [string, string] => ['', line]),
+    ['repacked', repacked(report.repacks)],
     ['threads', report.threads === undefined ? 'none' : `${report.threads} (-t sets another number)`],
     ['self-check', `${report.selfCheck.ok ? 'passed' : 'FAILED'}: ${report.selfCheck.result}`],
   ];

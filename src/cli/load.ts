@@ -95,6 +95,9 @@ function bar(name: string, done: number, total: number, speed: string, ms: numbe
 function announce({ info }: Model, ms: number): void {
   const size = `${quantity(info.parameters)} parameters, context ${info.contextSize}`;
   const memory = `${bytes(info.memoryBytes)} of memory, loaded in ${duration(ms)}`;
-  say(styled('dim', `${printable(info.name)}: ${size}; ${info.backend}; ${memory}`));
+  const { file, memory: type, tiles } = info.weights;
+  const weights = `${file}${type === file.toLowerCase() ? '' : ` as ${type.toUpperCase()}`}`;
+  const layout = tiles === undefined ? weights : `${weights}, tiles: ${tiles}`;
+  say(styled('dim', `${printable(info.name)}: ${size}; ${info.backend}; ${layout}; ${memory}`));
   for (const warning of info.warnings) say(styled('yellow', `note: ${printable(flagged(warning))}`));
 }

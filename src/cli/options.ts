@@ -46,6 +46,17 @@ export const LOAD_FLAGS: FlagGroup = {
       kind: ['auto', 'exact'],
       help: 'output head: auto screens it with a 7-bit copy, exact reads all of it; same tokens (default: auto)',
     },
+    {
+      name: 'repack',
+      value: 'HOW',
+      kind: ['auto', 'none'],
+      help: 'weights in TL1, TL2 or TQ1_0: auto puts them in order for quicker layouts, none takes less memory (default: auto)',
+    },
+    {
+      name: 'layout',
+      value: 'PRESET',
+      help: 'whose tiles TL1 and TL2 weights are in, e.g. Llama3-8B (default: what the file says, or the shapes)',
+    },
     { name: 'kv', value: 'TYPE', kind: ['f16', 'f32'], help: 'keys and values of the attention (default: f16)' },
   ],
 };
@@ -126,6 +137,8 @@ export function loadOptions(given: Arguments, threads: number | undefined = give
     tier: given.text('tier') as LoadModelOptions['tier'],
     revectorize: !given.has('no-revectorize'),
     head: given.text('head') as LoadModelOptions['head'],
+    repack: given.text('repack') as LoadModelOptions['repack'],
+    layout: given.text('layout'),
     kv: given.text('kv') as LoadModelOptions['kv'],
     parallel: 1,
   };

@@ -6,7 +6,7 @@ import type { Folder } from '../safetensors/checkpoint.ts';
 import { ConvertError } from './error.ts';
 import { planFromCheckpoint } from './from_checkpoint.ts';
 import { planFromGguf } from './from_gguf.ts';
-import { type InputTensor, rowsOf } from './input.ts';
+import { hasRows, type InputTensor, rowsOf } from './input.ts';
 import { type ConvertProgress, type OutputTensor, type Sink, type Written, writeTensors } from './output.ts';
 import { createPruning, type Importance, type PruneOptions } from './prune.ts';
 import { FILE_TYPES, MATRIX, type MatrixType, TABLE, type TableType } from './types.ts';
@@ -106,7 +106,8 @@ function outputOf(input: InputTensor, options: ConvertOptions): OutputTensor {
   const target = isMatrix ? type : TABLE.test(name) ? (embedding ?? input.kept) : input.kept;
   const fault = rowFault(target, dims[0]);
   if (fault !== undefined) throw new ConvertError(`${where}: ${fault}`);
-  if (isMatrix && quantize && blockSize !== undefined && dims[0] % blockSize !== 0) {
+  const isRounded = isMatrix && quantize && hasRows(input) && !input.isMaster;
+  if (isRounded && blockSize !== undefined && dims[0] % blockSize !== 0) {
     throw new ConvertError(`${where}: row length ${dims[0]}, expected a multiple of the block size ${blockSize}`);
   }
   if (!isMatrix || !isTiled(type)) return { type: target, input };

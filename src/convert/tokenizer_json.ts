@@ -113,7 +113,7 @@ function scoresOf(merges: readonly string[]): Map<string, number> {
   const scores = new Map<string, number>();
   for (const [rank, merge] of merges.entries()) {
     const token = merge.replace(' ', '');
-    if (!scores.has(token)) scores.set(token, -rank);
+    if (!scores.has(token)) scores.set(token, 0 - rank);
   }
   return scores;
 }

@@ -307,7 +307,7 @@ const SHARED_INPUT = [
 ];
 const NORM_TYPES = ['F32', 'F16'];
 const TABLE_TYPES = ['F16', 'BF16', 'F32', 'Q8_0', 'Q6_K', 'Q4_0'];
-const MATRIX_TYPES = ['I2_S', 'F16', 'BF16', 'F32'];
+const MATRIX_TYPES = ['I2_S', 'TL1', 'TL2', 'TQ1_0', 'TQ2_0', 'F16', 'BF16', 'F32'];
 const isTable = (name: string) => name === 'token_embd.weight' || name === 'output.weight';
 
 function checkType(tensor: TensorInfo, file: string, types: readonly string[]): void {

@@ -1,12 +1,12 @@
-import type { Backend, DenseType, Matrix, Norm, Tensor, WeightType } from '../backend/backend.ts';
-import { GgufError } from '../gguf/error.ts';
+import type { Backend, DenseType, Matrix, Norm, Tensor, TernaryType, WeightType } from '../backend/backend.ts';
 import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
 import { checkScales } from '../gguf/layouts/blocks.ts';
-import { readScale, TAIL_BYTES } from '../gguf/layouts/ternary.ts';
 import { decode, layoutOf } from '../gguf/layouts.ts';
 import type { Source } from '../gguf/source.ts';
+import { isTiled, type TilesOption, tilesOf } from '../gguf/tiles.ts';
 import type { Config } from './config.ts';
 import type { LayerWeights, ModelWeights } from './forward.ts';
+import { checkTernary, type LoadedMatrix, matrixOf, repackedMatrix } from './matrices.ts';
 
 /** Bytes of tensors read so far, of all that will be. */
 export interface LoadProgress {
@@ -23,7 +23,18 @@ export interface EmbeddingTable {
   readRow(token: number, into: Uint8Array): void;
 }
 
+/** How the matrices of the layers are stored. */
+export interface WeightStorage {
+  /** In the file: 'TL2'. */
+  readonly file: string;
+  /** In memory: 'i2_s', where they were repacked. */
+  readonly memory: string;
+  /** Where the tile parameters of TL1 and TL2 come from: 'file', 'option' or 'preset NAME'. */
+  readonly tiles: string | undefined;
+}
+
 export interface LoadedWeights<T extends Tensor> extends ModelWeights<T> {
+  readonly storage: WeightStorage;
   /** Copy of the head that it is screened with. */
   readonly screen: T | undefined;
   readonly embedding: EmbeddingTable;
@@ -35,6 +46,10 @@ export interface LoadedWeights<T extends Tensor> extends ModelWeights<T> {
 export interface LoadOptions {
   /** 'exact' computes every logit of the head for each token; 'auto' those that can matter. Default 'auto'. */
   readonly head?: 'auto' | 'exact';
+  /** 'none' leaves every matrix in the layout of the file. Default 'auto': as the backend is quicker with. */
+  readonly repack?: 'auto' | 'none';
+  /** Tile parameters of TL1 and TL2. Default: what the file or a preset says of the shape. */
+  readonly layout?: TilesOption;
   readonly onProgress?: (progress: LoadProgress) => void;
   readonly signal?: AbortSignal;
 }
@@ -42,8 +57,8 @@ export interface LoadOptions {
 /**
  * Reads the tensors of a checked file, in file order, straight into the backend's memory.
  *
- * @throws GgufError for a scale that is no positive number or a code 3 in I2_S, or a scale that is not finite in Q8_0 or Q6_K,
- * with its byte. Rows of an embedding that is not the head as well are read as they come, unchecked.
+ * @throws GgufError for a scale that is no positive number or a byte that codes no weights in a ternary layout, or a scale that
+ * is not finite in other ones, with its byte; for tile parameters that are not known. Rows of an embedding that is not the head as well are read as they come, unchecked.
  * @throws the signal's reason when aborted; whatever was allocated is freed
  */
 export async function loadWeights<T extends Tensor>(
@@ -53,8 +68,9 @@ export async function loadWeights<T extends Tensor>(
   c: Config,
   options: LoadOptions = {},
 ): Promise<LoadedWeights<T>> {
-  const { onProgress, signal, head = 'auto' } = options;
+  const { onProgress, signal, head = 'auto', repack = 'auto', layout } = options;
   const tensors = new Map<string, T>();
+  const matrices = new Map<string, LoadedMatrix<T>>();
   /** Under way while the file is read on. */
   let screening: Promise<T | undefined> = Promise.resolve(undefined);
   const free = () => {
@@ -69,33 +85,50 @@ export async function loadWeights<T extends Tensor>(
 
   try {
     for (const info of wanted) {
-      const isNorm = info.dims.length === 1;
-      const blocks = layoutOf(info.type)?.blocks;
-      const tensor = backend.alloc(isNorm ? 4 * info.dims[0] : info.bytes);
-      tensors.set(info.name, tensor);
-      if (isNorm) {
+      const where = `${source.name}: tensor '${info.name}'`;
+      if (info.dims.length === 1) {
+        const tensor = backend.alloc(4 * info.dims[0]);
+        tensors.set(info.name, tensor);
         const packed = new Uint8Array(info.bytes);
         await source.read(info.at, packed);
-        const values = decode(info.type, packed, info.dims, `${source.name}: tensor '${info.name}'`);
+        const values = decode(info.type, packed, info.dims, where);
         backend.write(tensor, 0, new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
         loadedBytes += info.bytes;
       } else {
+        const blocks = layoutOf(info.type)?.blocks;
+        const tiles = isTiled(info.type) ? tilesOf(info.type, info.dims, header.metadata, where, layout) : undefined;
+        const tensor = backend.alloc(info.bytes);
+        tensors.set(info.name, tensor);
         await backend.fill(tensor, async (at, into) => {
           signal?.throwIfAborted();
           await source.read(info.at + at, into);
-          if (blocks !== undefined) checkScales(blocks, into, at, `${source.name}: tensor '${info.name}'`, info.at);
+          if (blocks !== undefined) checkScales(blocks, into, at, where, info.at);
           loadedBytes += into.length;
           onProgress?.({ loadedBytes, totalBytes, tensor: info.name });
         });
+        const matrix = matrixOf(info, tensor, tiles);
+        matrices.set(info.name, { info, matrix, tiles });
+        const type = backend.repacks[matrix.type as TernaryType];
+        if (repack === 'auto' && type !== undefined) {
+          const to = repackedMatrix(backend, info, type);
+          tensors.set(info.name, to.tensor);
+          try {
+            await checkTernary(backend, [{ info, matrix }], source.name, to);
+          } finally {
+            backend.free(tensor);
+          }
+          matrices.set(info.name, { info, matrix: to, tiles });
+        }
       }
       signal?.throwIfAborted();
       onProgress?.({ loadedBytes, totalBytes, tensor: info.name });
       if (info.name === c.headTensor && head === 'auto') {
-        screening = buildScreen(backend, matrixOf(info, tensor), tensors);
+        screening = buildScreen(backend, (matrices.get(info.name) as LoadedMatrix<T>).matrix, tensors);
         screening.catch(() => {}); // looked at below
       }
     }
-    await checkTernary(backend, wanted, tensors, source.name);
+    const asInFile = [...matrices.values()].filter(({ info, matrix }) => matrix.type === info.type.toLowerCase());
+    await checkTernary(backend, asInFile, source.name);
     const embedding = await openEmbedding(source, header.tensors.get('token_embd.weight') as TensorInfo);
     const freqs = header.tensors.get('rope_freqs.weight');
     let ropeFreqs: Float32Array | undefined;
@@ -104,7 +137,8 @@ export async function loadWeights<T extends Tensor>(
       await source.read(freqs.at, packed);
       ropeFreqs = decode(freqs.type, packed, freqs.dims, `${source.name}: tensor 'rope_freqs.weight'`);
     }
-    return { ...collect(header, c, tensors), embedding, ropeFreqs, screen: await screening, free };
+    const collected = collect(header, c, tensors, matrices);
+    return { ...collected, storage: storageOf(matrices), embedding, ropeFreqs, screen: await screening, free };
   } catch (error) {
     await screening.catch(() => {});
     free();
@@ -138,53 +172,27 @@ async function buildScreen<T extends Tensor>(
   return copy;
 }
 
-function matrixOf<T extends Tensor>(info: TensorInfo, tensor: T): Matrix<T> {
-  const [cols, rows] = info.dims;
-  return { type: info.type.toLowerCase() as WeightType, rows, cols, tensor };
+/** Where matrices differ, all there are, in the order of the file. */
+function storageOf<T extends Tensor>(matrices: ReadonlyMap<string, LoadedMatrix<T>>): WeightStorage {
+  const layers = [...matrices.values()].filter(({ info }) => info.name.startsWith('blk.'));
+  const all = (of: (m: LoadedMatrix<T>) => string | undefined) =>
+    [...new Set(layers.map(of).filter((text) => text !== undefined))].join(', ');
+  return {
+    file: all(({ info }) => info.type),
+    memory: all(({ matrix }) => matrix.type),
+    tiles: all(({ tiles }) => tiles?.origin) || undefined,
+  };
 }
 
-/**
- * Checks all I2_S tensors, in the backend's memory, where that is quickest.
- * @throws GgufError for the first code 3 or scale that is no positive number
- */
-async function checkTernary<T extends Tensor>(
-  backend: Backend<T>,
-  infos: readonly TensorInfo[],
+function collect<T extends Tensor>(
+  header: GgufHeader,
+  c: Config,
   tensors: ReadonlyMap<string, T>,
-  file: string,
-): Promise<void> {
-  const ternary = infos.filter(({ type }) => type === 'I2_S');
-  const found = backend.alloc(4 * ternary.length);
-  const offsets = new Uint32Array(ternary.length).fill(0xffff_ffff);
-  const bytes = new Uint8Array(offsets.buffer);
-  backend.write(found, 0, bytes);
-  const program = backend.record(() => {
-    ternary.forEach((info, i) => {
-      backend.ops.checkTernary({ w: matrixOf(info, tensors.get(info.name) as T), found, at: 4 * i });
-    });
-  });
-  try {
-    await backend.run(program);
-    await backend.read(found, 0, bytes);
-    const tail = new Uint8Array(TAIL_BYTES);
-    for (const [i, info] of ternary.entries()) {
-      const where = `${file}: tensor '${info.name}'`;
-      if (offsets[i] !== 0xffff_ffff) {
-        throw new GgufError(`${where}: code 3 in an I2_S byte, expected 0, 1 or 2`, info.at + offsets[i]);
-      }
-      await backend.read(tensors.get(info.name) as T, info.bytes - TAIL_BYTES, tail);
-      readScale('I2_S', tail, where, info.at + info.bytes - TAIL_BYTES);
-    }
-  } finally {
-    program.free();
-    backend.free(found);
-  }
-}
-
-function collect<T extends Tensor>(header: GgufHeader, c: Config, tensors: ReadonlyMap<string, T>): ModelWeights<T> {
+  matrices: ReadonlyMap<string, LoadedMatrix<T>>,
+): ModelWeights<T> {
   const tensor = (name: string) => tensors.get(name) as T;
   const typeOf = (name: string) => (header.tensors.get(name) as TensorInfo).type.toLowerCase() as WeightType;
-  const matrix = (name: string): Matrix<T> => matrixOf(header.tensors.get(name) as TensorInfo, tensor(name));
+  const matrix = (name: string): Matrix<T> => (matrices.get(name) as LoadedMatrix<T>).matrix;
   const norm = (name: string): Norm<T> => ({ weight: tensor(name), eps: c.eps });
   const layers = Array.from({ length: c.layers }, (_, i): LayerWeights<T> => {
     const at = (name: string) => `blk.${i}.${name}.weight`;

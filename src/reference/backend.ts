@@ -6,6 +6,8 @@ import { decodeRow } from './decode_row.ts';
 import { glu } from './glu.ts';
 import { appendKv, gatherKv, type KvLayer } from './kv_cache.ts';
 import { linear } from './linear.ts';
+import { repackTq1 } from './repack.ts';
+import { repackTl, unpackTl } from './repack_tl.ts';
 import { rmsNorm } from './rms_norm.ts';
 import { rope } from './rope.ts';
 import { sample } from './sample.ts';
@@ -30,6 +32,7 @@ export function referenceBackend(): Backend<ReferenceTensor> {
   }
   return {
     name: 'reference',
+    repacks: {},
     alloc(bytes) {
       if (bytes > 2 ** 32) throw new RangeError(`wanted ${bytes} bytes; the reference backend gives at most 4 GiB`);
       return { bytes, buffer: new ArrayBuffer(bytes) };
@@ -149,8 +152,22 @@ function referenceOps(enqueue: (step: () => void) => void): Ops<ReferenceTensor>
 
     checkTernary: ({ w, found, at }) =>
       enqueue(() => {
-        const bad = checkTernary(new Uint8Array(w.tensor.buffer, 0, (w.rows * w.cols) / 4));
+        const bytes = new Uint8Array(w.tensor.buffer);
+        let bad: number;
+        if (w.type === 'tl1' || w.type === 'tl2') bad = unpackTl(w, bytes).bad;
+        else if (w.type === 'tq2_0') bad = checkTernary(bytes.subarray(0, (w.rows * w.cols * 66) / 256), true);
+        else bad = checkTernary(bytes.subarray(0, w.rows * 32 * Math.ceil(w.cols / 128)), false);
         new Uint32Array(found.buffer, at, 1)[0] = bad;
+      }),
+
+    repack: ({ from, to, found, at }) =>
+      enqueue(() => {
+        const [bytes, into] = [new Uint8Array(from.tensor.buffer), new Uint8Array(to.tensor.buffer)];
+        if (from.type === 'tq1_0') into.set(repackTq1(bytes, (from.rows * from.cols) / 256));
+        else {
+          new Uint32Array(found.buffer, at, 1)[0] = unpackTl(from, bytes).bad;
+          into.set(repackTl(from, bytes));
+        }
       }),
 
     // Nothing is left out here, which is what a screen must not be told from.
@@ -191,7 +208,7 @@ function normed(x: Float32Array, norm: Norm<T> | undefined): Float32Array {
 }
 
 function times(w: Matrix<T>, x: Float32Array): Float32Array {
-  return linear(w.type, new Uint8Array(w.tensor.buffer), w.rows, w.cols, x);
+  return linear(w.type, new Uint8Array(w.tensor.buffer), w.rows, w.cols, x, w.tiles);
 }
 
 function add(x: Float32Array, y: Float32Array): void {

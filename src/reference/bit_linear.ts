@@ -1,7 +1,7 @@
 import type { QuantizedRow } from './quantize_i8.ts';
 
 /**
- * y [rows] = W x, W ternary in I2_S bytes, x an int8 row [cols]; cols is a multiple of 128.
+ * y [rows] = W x, W ternary in I2_S bytes, x an int8 row [cols]; cols is a multiple of 32, rows are whole blocks of 128.
  *
  *   bytes    row-major blocks of 128 weights in 32 bytes; code = weight + 1
  *   byte p   bits 7-6 weight p, 5-4 weight 32 + p, 3-2 weight 64 + p, 1-0 weight 96 + p
@@ -12,19 +12,15 @@ import type { QuantizedRow } from './quantize_i8.ts';
  */
 export function bitLinear(w: Uint8Array, rows: number, cols: number, x: QuantizedRow): Float32Array {
   const f32 = Math.fround;
-  const scale = new DataView(w.buffer, w.byteOffset).getFloat32((rows * cols) / 4, true);
+  const rowBytes = 32 * Math.ceil(cols / 128);
+  const scale = new DataView(w.buffer, w.byteOffset).getFloat32(rows * rowBytes, true);
   const y = new Float32Array(rows);
   for (let row = 0; row < rows; row++) {
     let dot = 0;
-    for (let block = 0; block < cols; block += 128) {
-      const at = (row * cols + block) / 4;
-      for (let p = 0; p < 32; p++) {
-        const byte = w[at + p];
-        dot += (byte >> 6) * x.q[block + p];
-        dot += ((byte >> 4) & 3) * x.q[block + 32 + p];
-        dot += ((byte >> 2) & 3) * x.q[block + 64 + p];
-        dot += (byte & 3) * x.q[block + 96 + p];
-      }
+    for (let k = 0; k < cols; k += 32) {
+      const at = row * rowBytes + 32 * (k >> 7);
+      const shift = 6 - 2 * ((k >> 5) & 3);
+      for (let p = 0; p < 32; p++) dot += ((w[at + p] >> shift) & 3) * x.q[k + p];
     }
     y[row] = f32(f32(dot - x.sum) / x.scale) * scale;
   }

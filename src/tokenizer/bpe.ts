@@ -40,39 +40,35 @@ function createMergeTable(lines: readonly string[], vocabulary: Vocabulary): Ran
   if (lines.length > MAX_RANKS) {
     throw new Error(`tokenizer.ggml.merges: ${lines.length} merges, expected at most ${MAX_RANKS}`);
   }
-  const capacity = 2 ** Math.ceil(Math.log2(lines.length + 1) + 1);
+  const capacity = 2 ** Math.ceil(Math.log2(1.5 * lines.length + 2));
   const shift = 32 - Math.log2(capacity);
-  const pairs = new Int32Array(2 * capacity).fill(-1);
-  const rankOf = new Int32Array(capacity);
-  const madeOf = new Int32Array(capacity);
+  /** Of a slot: left and right id, rank, id of what they make. */
+  const table = new Int32Array(4 * capacity).fill(-1);
 
   // Fibonacci hashing; the multiplier of `left` keeps (a, b) and (b, a) apart.
   const slotOf = (left: number, right: number): number => {
     let slot = Math.imul(Math.imul(left, 0x85ebca6b) ^ right, 0x9e3779b1) >>> shift;
-    while (pairs[2 * slot] >= 0 && (pairs[2 * slot] !== left || pairs[2 * slot + 1] !== right)) {
+    while (table[4 * slot] >= 0 && (table[4 * slot] !== left || table[4 * slot + 1] !== right)) {
       slot = (slot + 1) & (capacity - 1);
     }
-    return slot;
+    return 4 * slot;
   };
 
   const found = new Int32Array(3);
   for (let rank = 0; rank < lines.length; rank++) {
     readMerge(lines[rank], rank, vocabulary, found);
-    const left = found[0];
-    const right = found[1];
-    const slot = slotOf(left, right);
-    if (pairs[2 * slot] >= 0) continue; // the first of two equal merges counts, as in llama.cpp
-    pairs[2 * slot] = left;
-    pairs[2 * slot + 1] = right;
-    rankOf[slot] = rank;
-    madeOf[slot] = found[2];
+    const slot = slotOf(found[0], found[1]);
+    if (table[slot] >= 0) continue; // the first of two equal merges counts, as in llama.cpp
+    table[slot] = found[0];
+    table[slot + 1] = found[1];
+    table[slot + 2] = rank;
+    table[slot + 3] = found[2];
   }
 
   return ({ ids, made }, left, right) => {
     const slot = slotOf(ids[left], ids[right]);
-    if (pairs[2 * slot] < 0) return -1;
-    made[left] = madeOf[slot];
-    return rankOf[slot];
+    made[left] = table[slot + 3];
+    return table[slot + 2];
   };
 }
 

@@ -32,9 +32,7 @@ export function createSentencePiece(file: LlamaKeys, vocabulary: Vocabulary): Wo
   const ranks = rankScores(file.scores);
   const byteIds = new Int32Array(256).fill(-1);
   // A token of that one character stands in for a byte token that is missing, as in llama.cpp.
-  for (let byte = 0; byte < 0x80; byte++) {
-    if (byte !== SPACE) byteIds[byte] = vocabulary.find(Uint8Array.of(byte), 0, 1);
-  }
+  for (let byte = 0; byte < 0x80; byte++) byteIds[byte] = vocabulary.find(Uint8Array.of(byte), 0, 1);
   tokens.forEach((text, id) => {
     if (text.length === 6 && byteOfPiece(text) >= 0) byteIds[byteOfPiece(text)] = id;
   });
@@ -71,18 +69,20 @@ export function createSentencePiece(file: LlamaKeys, vocabulary: Vocabulary): Wo
 function rankScores(scores: ArrayLike<number>): Int32Array {
   const size = scores.length;
   if (size > MAX_RANKS) throw new Error(`tokenizer.ggml.scores: ${size} tokens, expected at most ${MAX_RANKS}`);
-  // Sorts without comparing in JavaScript: the bits of a float32, made to fall as it grows, times 2^21, plus the id.
-  const bits = new Uint32Array(Float32Array.from(scores, (score) => score + 0).buffer);
+  // Sorted without a comparison in JavaScript: the bits of a float32, made to fall as it grows, times 2^21, plus the id.
+  const floats = new Float32Array(size);
+  const bits = new Uint32Array(floats.buffer);
   const keys = new Float64Array(size);
   for (let id = 0; id < size; id++) {
-    keys[id] = (bits[id] & 0x80000000 ? bits[id] : ~bits[id] & 0x7fffffff) * MAX_RANKS + id;
+    floats[id] = scores[id] + 0; // makes -0 a 0
+    keys[id] = (bits[id] < 0x80000000 ? 0x7fffffff - bits[id] : bits[id]) * MAX_RANKS + id;
   }
   keys.sort();
   const ranks = new Int32Array(size);
   let rank = 0;
-  for (let i = 0; i < size; i++) {
+  for (let i = 1; i < size; i++) {
     const id = keys[i] % MAX_RANKS;
-    if (i > 0 && bits[id] !== bits[keys[i - 1] % MAX_RANKS]) rank++;
+    if (bits[id] !== bits[keys[i - 1] % MAX_RANKS]) rank++;
     ranks[id] = rank;
   }
   return ranks;

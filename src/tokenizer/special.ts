@@ -19,6 +19,8 @@ interface Node {
 
 export function createSpecialFinder(entries: Iterable<readonly [text: string, id: number]>): SpecialFinder {
   const root: Node = { id: -1, next: new Map() };
+  /** By UTF-16 unit, whether an entry begins with it: most of a text is passed over by this alone. */
+  const begins = new Uint8Array(0x10000);
   for (const [text, id] of entries) {
     let node = root;
     for (let i = 0; i < text.length; i++) {
@@ -30,12 +32,16 @@ export function createSpecialFinder(entries: Iterable<readonly [text: string, id
       }
       node = child;
     }
-    if (node !== root) node.id = id;
+    if (node !== root) {
+      node.id = id;
+      begins[text.charCodeAt(0)] = 1;
+    }
   }
 
   const find = (text: string, from: number): SpecialMatch | undefined => {
     if (root.next.size === 0) return undefined;
     for (let start = from; start < text.length; start++) {
+      if (begins[text.charCodeAt(start)] === 0) continue;
       let node = root.next.get(text.charCodeAt(start));
       let id = -1;
       let end = start;

@@ -91,21 +91,24 @@ export function createTokenizer(metadata: ReadonlyMap<string, unknown>): Tokeniz
   const { bytes, starts, size } = vocabulary;
 
   const named = new Map<string, number>();
-  for (let id = 0; id < size; id++) if (isEogName(tokens[id])) named.set(tokens[id], id);
+  const control = new Uint8Array(size);
+  const specials: [string, number][] = [];
+  for (let id = 0; id < size; id++) {
+    if (isEogName(tokens[id])) named.set(tokens[id], id);
+    control[id] = types[id] === TokenType.control || types[id] === TokenType.unknown ? 1 : 0;
+    if (control[id] === 1 || types[id] === TokenType.userDefined) specials.push([tokens[id], id]);
+  }
+  for (const [name, id] of named) {
+    if (control[id] === 0) specials.push([name, id]);
+    control[id] = 1; // whatever its type, as in llama.cpp
+  }
+  const isControl = (id: number): boolean => control[id] === 1;
   const eot = file.eot ?? EOG_NAMES.slice(0, EOT_NAMES).flatMap((name) => named.get(name) ?? [])[0];
   const eogTokens = new Set(named.values());
   for (const id of [file.eos, eot, file.eom]) if (id !== undefined) eogTokens.add(id);
-  const isControl = (id: number): boolean =>
-    types[id] === TokenType.control || types[id] === TokenType.unknown || named.get(tokens[id]) === id;
 
-  const user: [string, number][] = [];
-  const all: [string, number][] = [];
-  for (let id = 0; id < size; id++) {
-    if (isControl(id)) all.push([tokens[id], id]);
-    else if (types[id] === TokenType.userDefined) user.push([tokens[id], id]);
-  }
-  const userFinder = createSpecialFinder(user);
-  const finder = createSpecialFinder([...all, ...user]);
+  const userFinder = createSpecialFinder(specials.filter(([, id]) => !isControl(id)));
+  const finder = createSpecialFinder(specials);
 
   const cache = createWordCache();
   const kept = new Uint8Array(3 * KEPT_UNITS);

@@ -5,7 +5,7 @@
 import { writeUtf8 } from './utf8.ts';
 
 /** llama.cpp's token types. */
-export const TokenType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
+export const TokenType = { normal: 1, unknown: 2, control: 3, userDefined: 4, byte: 6 } as const;
 
 export interface Vocabulary {
   readonly size: number;
@@ -87,7 +87,7 @@ export function createVocabulary(tokens: readonly string[], types: ArrayLike<num
   for (const token of tokens) units += token.length;
   const arena = new Uint8Array(units * 3);
   const starts = new Uint32Array(size + 1);
-  const capacity = 2 ** Math.ceil(Math.log2(size + 1) + 1);
+  const capacity = 2 ** Math.ceil(Math.log2(1.5 * size + 1));
   const slots = new Int32Array(capacity).fill(-1);
   const userDefined: number[] = [];
   let bytes = arena;

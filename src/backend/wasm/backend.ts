@@ -47,7 +47,8 @@ interface WasmProgram extends Program {
 /** Commands of a program, and activations, as assembly/ exports them. */
 const CODES = [
   ...(['BARRIER', 'EMBED', 'PREPARE', 'LINEAR', 'GLU', 'ROPE', 'ATTENTION', 'SAMPLE'] as const),
-  ...(['SCREEN_BUILD', 'SCREEN_PREPARE', 'SCREEN', 'RESCORE', 'CHECK_TERNARY', 'NORM', 'ADD_NORM'] as const),
+  ...(['SCREEN_BUILD', 'SCREEN_PREPARE', 'SCREEN', 'RESCORE', 'CHECK_TERNARY', 'NORM', 'ADD_NORM', 'REPACK'] as const),
+  ...(['CHECK_TL', 'REPACK_TL', 'TABLES'] as const),
   ...(['RELU2', 'SILU', 'GELU'] as const),
 ];
 type Code = (typeof CODES)[number];
@@ -58,10 +59,26 @@ const FILL_BYTES = 8 << 20;
 /** Rows of a head that are encoded in one command; some milliseconds. */
 const BUILD_ROWS = 1024;
 
+/** Of a matrix that has none: as arguments of a command. */
+const NO_TILES = { rows: 0, cols: 0, sub: 0 };
+
+/** What `repack` can do. */
+const REPACKS: readonly string[] = ['tl1 to i2_s', 'tl2 to i2_s', 'tq1_0 to tq2_0'];
+
 /** Forms of one batch that an op prepares: those of q, k and v, where each has a norm of its own. */
 const MAX_PREPARED = 3;
 
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
+
+/**
+ * One row of 2560 x 6912, one thread, GMAC/s of i2_s and tl2 (tl1 is below both): `simd` 24 and 27 in cache, 15.6 and 17.4 from
+ * memory, where tl2 has a sixth less to read; `relaxed` 56 and 32, 23 and 19 (Xeon, Node 20 and 24, November 2026). Batches are
+ * quicker from codes on every tier; on `simd` they give way, as most that a model computes is one row.
+ */
+export function repacksOf(tier: Tier): Backend['repacks'] {
+  const all = { tl1: 'i2_s', tl2: 'i2_s', tq1_0: 'tq2_0' } as const;
+  return tier === 'simd' ? { ...all, tl2: undefined } : all;
+}
 
 /**
  * CPU kernels in WebAssembly. Ops become commands of a program (assembly/program.ts) in linear memory that every thread
@@ -88,11 +105,15 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
   const code = Object.fromEntries(CODES.map((name) => [name, kernels[name].value])) as Record<Code, number>;
   const weightCode: Record<WeightType, number> = {
     i2_s: kernels.I2_S.value,
+    tq1_0: kernels.TQ1_0.value,
+    tq2_0: kernels.TQ2_0.value,
     f16: kernels.F16.value,
     bf16: kernels.BF16.value,
     f32: kernels.F32.value,
     q8_0: kernels.Q8_0.value,
     q6_k: kernels.Q6_K.value,
+    tl1: kernels.TL1.value,
+    tl2: kernels.TL2.value,
     q4_0: kernels.Q4_0.value,
   };
 
@@ -115,6 +136,10 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
   /** Bytes of a scratch tensor that each thread has for itself. */
   const share = (scratch: WasmTensor) => Math.floor(scratch.bytes / threads / 64) * 64;
 
+  const isTl = (type: WeightType) => type === 'tl1' || type === 'tl2';
+  /** What rows are prepared for: large batches of tl1 and tl2 are computed as i2_s. */
+  const preparedFor = (type: WeightType, rows: number): WeightType =>
+    isTl(type) && rows >= kernels.LOOKUP_ROWS.value ? 'i2_s' : type;
   const rowBytes = (cols: number, type: WeightType) => kernels.preparedBytes(cols, weightCode[type]);
 
   /**
@@ -133,7 +158,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     const prepared = scratch.at + align(rows * w.cols * 4);
     const weight = norm === undefined ? 0 : norm.weight.at;
     const eps = bitsOf(norm === undefined ? 0 : norm.eps);
-    const type = weightCode[w.type];
+    const type = weightCode[preparedFor(w.type, rows)];
     const from = index === undefined ? 0 : index.at;
     // All share the scratch behind their norm: a row is prepared by the same thread each time.
     for (let n = 0; n < (inputNorms?.length ?? 1); n++) {
@@ -142,10 +167,16 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
       command(code.PREPARE, rows, from, x.at, weight, eps, w.cols, type, scratch.at, to, second);
     }
     barrier();
+    if (!isTl(preparedFor(w.type, rows))) return prepared;
+    for (let n = 0; n < (inputNorms?.length ?? 1); n++) {
+      command(code.TABLES, rows, w.cols, type, (w.tiles ?? NO_TILES).cols, prepared + n * preparedBytes(rows, w));
+    }
+    barrier();
     return prepared;
   }
 
-  const preparedBytes = (rows: number, w: Matrix<WasmTensor>) => align(rows * rowBytes(w.cols, w.type));
+  const preparedBytes = (rows: number, w: Matrix<WasmTensor>) =>
+    align(rows * rowBytes(w.cols, preparedFor(w.type, rows)));
 
   /** x += W prepared, through a norm where there is one, which wants the product in scratch first. */
   function addLinear(
@@ -179,6 +210,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     command(
       code.LINEAR,
       ...[weightCode[w.type], w.tensor.at, w.rows, w.cols, prepared, rows, y, w.rows, add ? 1 : 0, own],
+      ...tilesOf(w),
     );
   }
 
@@ -188,13 +220,19 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
   function alike(op: string, ...matrices: Matrix<WasmTensor>[]): void {
     const [first, ...others] = matrices;
     for (const w of others) {
-      if (w.type !== first.type || w.cols !== first.cols) {
+      if (w.type !== first.type || w.cols !== first.cols || w.tiles?.cols !== first.tiles?.cols) {
         throw new Error(
-          `${op}: matrices of ${first.type} x ${first.cols} and ${w.type} x ${w.cols} columns, expected alike`,
+          `${op}: matrices of ${first.type} x ${first.cols} and ${w.type} x ${w.cols} columns, expected alike, their tiles too`,
         );
       }
     }
   }
+
+  /** Of `repack`, from its first call on. */
+  let repackScratch: WasmTensor | undefined;
+  const checkTl = ({ type, tensor, rows, cols, tiles = NO_TILES }: Matrix<WasmTensor>, found: number) =>
+    command(code.CHECK_TL, weightCode[type], tensor.at, rows, cols, tiles.cols, found);
+  const tilesOf = ({ tiles = NO_TILES }: Matrix<WasmTensor>) => [tiles.rows, tiles.cols, tiles.sub];
 
   const ops: Ops<WasmTensor> = {
     embed({ rows, dim, type, scale = 1, staged, x }) {
@@ -242,7 +280,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
       const upOut = prepared + own + preparedBytes(rows, gate);
       linear(gate, prepared, rows, out.at, false, scratch);
       linear(up, prepared + own, rows, upOut, false, scratch);
-      command(code.GLU, rows, gate.rows, activationCode[activation], out.at, upOut);
+      command(code.GLU, rows, gate.rows, activationCode[activation], out.at, upOut, weightCode[gate.type]);
       barrier();
     },
     down({ rows, h, norm, wdown, postNorm, x, scratch }) {
@@ -253,7 +291,26 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
       barrier();
     },
     checkTernary({ w, found, at }) {
-      command(code.CHECK_TERNARY, w.tensor.at, w.rows, w.cols, found.at + at);
+      if (w.type === 'tl1' || w.type === 'tl2') checkTl(w, found.at + at);
+      else if (w.type === 'i2_s' || w.type === 'tq2_0') {
+        command(code.CHECK_TERNARY, weightCode[w.type], w.tensor.at, w.rows, w.cols, found.at + at);
+      } else throw new Error(`check_ternary: a matrix of ${w.type}`);
+      barrier();
+    },
+    repack({ from, to, found, at }) {
+      if (!REPACKS.includes(`${from.type} to ${to.type}`) || from.rows !== to.rows || from.cols !== to.cols) {
+        const [a, b] = [from, to].map(({ type, rows, cols }) => `${type} ${rows} x ${cols}`);
+        throw new Error(`repack: ${a} to ${b}, expected ${REPACKS.join(', ')} of the same shape`);
+      }
+      const { tensor, rows, cols } = from;
+      const type = weightCode[from.type];
+      if (from.type === 'tq1_0') {
+        command(code.REPACK, type, tensor.at, rows, cols, weightCode[to.type], to.tensor.at, found.at + at);
+      } else {
+        repackScratch ??= memory.alloc(threads * kernels.REPACK_BYTES.value);
+        checkTl(from, found.at + at);
+        command(code.REPACK_TL, type, tensor.at, rows, cols, ...tilesOf(from), to.tensor.at, repackScratch.at);
+      }
       barrier();
     },
     buildScreen({ w, copy, scratch }) {
@@ -294,6 +351,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
 
   return {
     name: `wasm ${tier}, ${threads} ${threads === 1 ? 'thread' : 'threads'}`,
+    repacks: repacksOf(tier),
     tier,
     dot,
     threads,
@@ -309,9 +367,10 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     read: memory.read,
     scratchBytes(rows, cols, headDim, vocab) {
       const widest = Math.max(...(['i2_s', 'f32'] as const).map((type) => rowBytes(cols, type)));
+      const lookups = Math.min(rows, kernels.LOOKUP_ROWS.value - 1);
       const matmul =
         2 * align(rows * cols * 4) +
-        MAX_PREPARED * align(rows * widest) +
+        MAX_PREPARED * align(Math.max(rows * widest, lookups * rowBytes(cols, 'tl1'))) +
         threads * Math.max(rescoreBytes(cols), kernels.linearScratchBytes(cols, rows));
       const thread = align(Math.max(kernels.attentionScratchBytes(headDim), kernels.sampleScratchBytes(vocab)));
       return Math.max(matmul, threads * thread);

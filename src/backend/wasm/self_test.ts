@@ -15,6 +15,9 @@ export interface Answer {
   readonly kind: 'equal' | 'close' | 'picks' | 'best';
 }
 
+/** Types that are not in tiles. */
+type FlatType = Exclude<WeightType, 'tl1' | 'tl2'>;
+
 /** Places the inputs of a case: seeded, so the same on every backend. */
 interface Bench<T extends Tensor> {
   readonly ops: Ops<T>;
@@ -23,7 +26,9 @@ interface Bench<T extends Tensor> {
   ints(...values: number[]): T;
   /** Of magnitudes from 0.5 to 2. */
   floats(n: number): T;
-  weights(type: WeightType, rows: number, cols: number): Matrix<T>;
+  weights(type: FlatType, rows: number, cols: number): Matrix<T>;
+  /** 64 rows of tiles of 32 x 96. */
+  tiled(type: 'tl1' | 'tl2', cols: number): Matrix<T>;
   norm(dim: number): Norm<T>;
   screenBytes(rows: number, cols: number): number;
   /** `params` of a row for each. */
@@ -48,9 +53,9 @@ const embed =
 // before it is widened.
 
 const qkv =
-  (rows: number, cols: number): Case =>
+  (rows: number, cols: number, type: FlatType = 'i2_s'): Case =>
   ({ ops, floats, norm, weights, out, scratch }) => {
-    const [wq, wk, wv] = [7, 4, 1].map((m) => weights('i2_s', m, cols));
+    const [wq, wk, wv] = [7, 4, 1].map((m) => weights(type, m, cols));
     const [q, k, v] = [out(rows * 7), out(rows * 4), out(rows)];
     ops.qkv({ rows, x: floats(rows * cols), norm: norm(cols), wq, wk, wv, q, k, v, scratch });
     return [q, k, v];
@@ -65,10 +70,10 @@ const attnOut =
   };
 
 const down =
-  (rows: number): Case =>
+  (rows: number, type: FlatType = 'i2_s'): Case =>
   ({ ops, floats, norm, weights, scratch }) => {
     const x = floats(rows * 5);
-    ops.down({ rows, h: floats(rows * 256), norm: norm(256), wdown: weights('i2_s', 5, 256), x, scratch });
+    ops.down({ rows, h: floats(rows * 256), norm: norm(256), wdown: weights(type, 5, 256), x, scratch });
     return [x];
   };
 
@@ -119,6 +124,33 @@ const checkTernary: Case = ({ ops, ints, weights }) => {
   ops.checkTernary({ w: weights('i2_s', 5, 256), found, at: 0 });
   ops.checkTernary({ w: { ...weights('i2_s', 5, 256), tensor: weights('q8_0', 10, 256).tensor }, found, at: 4 });
   return [found];
+};
+
+/** By lookups, or in a larger batch repacked. */
+const tables =
+  (type: 'tl1' | 'tl2', rows: number, cols: number): Case =>
+  ({ ops, floats, tiled, scratch }) => {
+    const x = floats(rows * 64);
+    ops.down({ rows, h: floats(rows * cols), norm: undefined, wdown: tiled(type, cols), x, scratch });
+    return [x];
+  };
+
+/** Of a matrix in order and one with a byte that codes no weight, and what the first is as I2_S. */
+const repack =
+  (type: 'tl1' | 'tl2', cols: number): Case =>
+  ({ ops, ints, tiled, out }) => {
+    const found = ints(-1, -1);
+    const from = tiled(type, cols);
+    const to = { type: 'i2_s' as const, rows: 64, cols, tensor: out(64 * 8 * Math.ceil(cols / 128) + 8) };
+    ops.repack({ from, to, found, at: 0 });
+    ops.checkTernary({ w: { ...from, tensor: tiled(type, 2 * cols).tensor, cols: 2 * cols - 96 }, found, at: 4 });
+    return [to.tensor, found];
+  };
+
+const repackTq: Case = ({ ops, ints, weights, out }) => {
+  const [from, tensor, found] = [weights('tq1_0', 5, 512), out((5 * 2 * 66) / 4), ints(-1)];
+  ops.repack({ from, to: { ...from, type: 'tq2_0', tensor }, found, at: 0 });
+  return [tensor, found];
 };
 
 /** The rows that a screen lets through, by what is picked of them. */
@@ -174,6 +206,11 @@ const CASES: readonly (readonly [op: string, kind: Answer['kind'], run: Case])[]
   ['qkv, 3 rows', 'equal', qkv(3, 256)],
   ['attn_out, 5 rows', 'equal', attnOut(5)],
   ['down, 1 row', 'equal', down(1)],
+  ...(['tq1_0', 'tq2_0'] as const).flatMap((type) => [
+    [`qkv ${type}, 1 row`, 'equal', qkv(1, 512, type)] as const,
+    [`down ${type}, 5 rows`, 'equal', down(5, type)] as const,
+  ]),
+  ['repack tq1_0', 'equal', repackTq],
   ['gate_up relu2', 'close', gateUp('relu2')],
   ['gate_up silu', 'close', gateUp('silu')],
   ['gate_up gelu', 'close', gateUp('gelu')],
@@ -192,6 +229,11 @@ const CASES: readonly (readonly [op: string, kind: Answer['kind'], run: Case])[]
       { seed: 5, topK: 0, topP: 0.99, minP: 0, temperature: 1.5 },
     ),
   ],
+  ['repack tl1', 'equal', repack('tl1', 288)],
+  ['repack tl2', 'equal', repack('tl2', 352)],
+  ['down tl1, 1 row', 'equal', tables('tl1', 1, 288)],
+  ['down tl2, 2 rows', 'equal', tables('tl2', 2, 352)],
+  ['down tl2, 16 rows', 'equal', tables('tl2', 16, 352)],
 ];
 
 /** Runs every op once, as one program. */
@@ -263,11 +305,15 @@ function createBench<T extends Tensor>(backend: Backend<T>): Bench<T> {
   return {
     ops: backend.ops,
     screenBytes: backend.screenBytes,
-    scratch: backend.alloc(backend.scratchBytes(5, 1152, 64, VOCAB)),
+    scratch: backend.alloc(backend.scratchBytes(16, 1152, 64, VOCAB)),
     out: (n) => backend.alloc(4 * n),
     ints: (...values) => put(Int32Array.from(values)),
     floats,
     weights: (type, rows, cols) => ({ type, rows, cols, tensor: put(WEIGHTS[type](rows * cols, random)) }),
+    tiled(type, cols) {
+      const tiles = { rows: 32, cols: 96, sub: 32 };
+      return { type, rows: 64, cols, tiles, tensor: put(tiledWeights(type, 64, cols, random)) };
+    },
     norm: (dim) => ({ weight: floats(dim), eps: 1e-5 }),
     samplers(all) {
       const params = new Uint8Array(all.length * PARAMS_BYTES);
@@ -289,16 +335,35 @@ for (let i = 0, x = 1; i < WORDS.length; i++) {
   WORDS[i] = x;
 }
 
+type RandomBytes = (bytes: number, and?: number, or?: number) => Uint8Array;
+
+/** Indices up to 7, which each table has, and random signs. */
+function tiledWeights(type: 'tl1' | 'tl2', rows: number, cols: number, random: RandomBytes): Uint8Array {
+  const triples = type === 'tl2' ? cols - (cols % 96) : 0;
+  const [indices, signs, pairs] = [(rows * triples) / 6, (rows * triples) / 24, (rows * (cols - triples)) / 4];
+  const tail = type === 'tl2' ? Math.ceil((((cols - 256) * rows * 5) / 24 + 64 * rows) / 32) * 32 : pairs;
+  const bytes = new Uint8Array(tail + 32);
+  bytes.set(random(indices, 0x77777777));
+  bytes.set(random(signs), indices);
+  bytes.set(random(pairs, 0x77777777), indices + signs);
+  new DataView(bytes.buffer).setFloat32(tail, 0.5, true);
+  return bytes;
+}
+
 /** n weights of random bits, those of exponents and scales set such that all are around 1. */
-const WEIGHTS: Readonly<
-  Record<WeightType, (n: number, random: (bytes: number, and?: number, or?: number) => Uint8Array) => Uint8Array>
-> = {
+const WEIGHTS: Readonly<Record<FlatType, (n: number, random: RandomBytes) => Uint8Array>> = {
   i2_s(n, random) {
     const bytes = random(n / 4 + 32);
     // Of the code 3, which is none, the lower bit is cleared.
     for (let i = 0; i < n / 4; i++) bytes[i] &= ~(bytes[i] & (bytes[i] >> 1) & 0x55);
     new DataView(bytes.buffer).setFloat32(n / 4, 0.5, true);
     return bytes;
+  },
+  tq1_0: (n, random) => scaled(random((n / 256) * 54), 54, 53, 0x34),
+  tq2_0(n, random) {
+    const bytes = random((n / 256) * 66);
+    for (let i = 0; i < bytes.length; i++) bytes[i] &= ~(bytes[i] & (bytes[i] >> 1) & 0x55);
+    return scaled(bytes, 66, 65, 0x34);
   },
   f16: (n, random) => random(2 * n, 0x87ff87ff | 0, 0x34003400),
   bf16: (n, random) => random(2 * n, 0x80ff80ff | 0, 0x3e003e00),

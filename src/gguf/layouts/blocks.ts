@@ -48,8 +48,9 @@ export function checkWeights({ type, weights }: Blocks, values: Float32Array): v
   if (values.length % weights !== 0) {
     throw new GgufError(`${values.length} weights, expected a multiple of ${weights} (${type})`);
   }
-  const wrong = values.findIndex((value) => !Number.isFinite(value));
-  if (wrong >= 0) throw new GgufError(`weight ${wrong} is ${values[wrong]}, expected a finite number (${type})`);
+  let i = 0;
+  while (i < values.length && Math.abs(values[i]) < Infinity) i++;
+  if (i < values.length) throw new GgufError(`weight ${i} is ${values[i]}, expected a finite number (${type})`);
 }
 
 /**

@@ -14,12 +14,15 @@
 import {
   checkWeights,
   code3,
+  codesOf,
   putTailScale,
   scaled,
   TAIL_BYTES,
   type Ternary,
   tailScale,
   weightsOf,
+  weightsOfCodes,
+  wordsOf,
 } from './ternary.ts';
 
 /** Type id in the file. */
@@ -58,13 +61,14 @@ export function unpack(packed: Uint8Array, dims: readonly number[], where: strin
   }
   const scales = tailScale('I2_S', packed, where);
   const weights = new Int8Array(blocks.length * 4);
-  for (let at = 0, to = 0; to < weights.length; at += 32, to += 128) {
-    for (let p = 0; p < 32; p++) {
-      const byte = blocks[at + p];
-      weights[to + p] = (byte >> 6) - 1;
-      weights[to + 32 + p] = ((byte >> 4) & 3) - 1;
-      weights[to + 64 + p] = ((byte >> 2) & 3) - 1;
-      weights[to + 96 + p] = (byte & 3) - 1;
+  const [from, into] = [wordsOf(blocks), wordsOf(weights)];
+  for (let at = 0, to = 0; at < from.length; at += 8, to += 32) {
+    for (let p = 0; p < 8; p++) {
+      const codes = from[at + p]; // of four bytes
+      into[to + p] = weightsOfCodes((codes >> 6) & 0x03030303);
+      into[to + 8 + p] = weightsOfCodes((codes >> 4) & 0x03030303);
+      into[to + 16 + p] = weightsOfCodes((codes >> 2) & 0x03030303);
+      into[to + 24 + p] = weightsOfCodes(codes & 0x03030303);
     }
   }
   return { weights, scales };
@@ -86,13 +90,14 @@ export function encode({ weights, scales }: Ternary, dims: readonly number[]): U
   checkWeights('I2_S', weights, dims, rowMultiple);
   const packed = new Uint8Array(sizeBytes(dims));
   putTailScale('I2_S', packed, scales);
-  for (let from = 0, at = 0; from < weights.length; from += 128, at += 32) {
-    for (let p = 0; p < 32; p++) {
-      packed[at + p] =
-        ((weights[from + p] + 1) << 6) |
-        ((weights[from + 32 + p] + 1) << 4) |
-        ((weights[from + 64 + p] + 1) << 2) |
-        (weights[from + 96 + p] + 1);
+  const [words, into] = [wordsOf(weights), wordsOf(packed)];
+  for (let from = 0, at = 0; from < words.length; from += 32, at += 8) {
+    for (let p = 0; p < 8; p++) {
+      into[at + p] =
+        (codesOf(words[from + p]) << 6) |
+        (codesOf(words[from + 8 + p]) << 4) |
+        (codesOf(words[from + 16 + p]) << 2) |
+        codesOf(words[from + 24 + p]);
     }
   }
   return packed;

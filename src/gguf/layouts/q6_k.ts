@@ -69,22 +69,30 @@ export function encode(values: Float32Array): Uint8Array<ArrayBuffer> {
   checkWeights(blocks, values);
   const packed = new Uint8Array(sizeBytes([values.length]));
   const steps = new Float64Array(16);
+  const codes = new Uint8Array(256);
   for (let from = 0, at = 0; from < values.length; from += 256, at += 210) {
-    for (let i = 0; i < 16; i++) {
+    let largestStep = 0;
+    for (let g = 0; g < 16; g++) {
       let largest = 0;
-      for (let j = 0; j < 16; j++) largest = Math.max(largest, Math.abs(values[from + 16 * i + j]));
-      steps[i] = largest / 31;
+      for (let i = from + 16 * g; i < from + 16 * g + 16; i++) largest = Math.max(largest, Math.abs(values[i]));
+      steps[g] = largest / 31;
+      largestStep = Math.max(largestStep, steps[g]);
     }
-    const d = putScale(blocks, packed, at, Math.max(...steps) / 127);
-    for (let i = 0; i < 256; i++) {
-      const sc = d === 0 ? 0 : Math.min(127, Math.ceil(steps[i >> 4] / d));
-      packed[at + SC_AT + (i >> 4)] = sc;
-      const code = (sc === 0 ? 0 : Math.round(values[from + i] / (d * sc))) + 32;
-      const h = i >> 7;
-      const l = i & 31;
-      const quarter = (i >> 5) & 3;
-      packed[at + 64 * h + 32 * (quarter & 1) + l] |= (code & 15) << (quarter < 2 ? 0 : 4);
-      packed[at + QH_AT + 32 * h + l] |= (code >> 4) << (2 * quarter);
+    const d = putScale(blocks, packed, at, largestStep / 127);
+    for (let g = 0; g < 16; g++) {
+      const sc = d === 0 ? 0 : Math.min(127, Math.ceil(steps[g] / d));
+      packed[at + SC_AT + g] = sc;
+      const step = sc === 0 ? Infinity : d * sc;
+      for (let i = 16 * g; i < 16 * g + 16; i++) codes[i] = Math.round(values[from + i] / step) + 32;
+    }
+    for (let h = 0; h < 2; h++) {
+      for (let l = 0, c = 128 * h; l < 32; l++, c++) {
+        const [first, second, third, fourth] = [codes[c], codes[c + 32], codes[c + 64], codes[c + 96]];
+        packed[at + 64 * h + l] = (first & 15) | (third << 4);
+        packed[at + 64 * h + 32 + l] = (second & 15) | (fourth << 4);
+        packed[at + QH_AT + 32 * h + l] =
+          (first >> 4) | ((second >> 4) << 2) | ((third >> 4) << 4) | ((fourth >> 4) << 6);
+      }
     }
   }
   return packed;

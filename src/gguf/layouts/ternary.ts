@@ -112,9 +112,34 @@ export function checkWeights(type: string, weights: Int8Array, dims: readonly nu
   if (dims[0] % rowMultiple !== 0) {
     throw new GgufError(`row length ${dims[0]}, expected a multiple of ${rowMultiple} (${type})`);
   }
-  let i = 0;
+  const words = wordsOf(weights);
+  let word = 0;
+  while (word < words.length && !isWrong(words[word])) word++;
+  let i = 4 * word;
   while (i < weights.length && weights[i] >= -1 && weights[i] <= 1) i++;
   if (i < weights.length) throw new GgufError(`weight ${i} is ${weights[i]}, expected -1, 0 or 1 (${type})`);
+}
+
+/** Whether one of four int8 is none of -1, 0 and 1: bits 7 to 1 must be equal, and bit 0 set where they are. */
+function isWrong(word: number): boolean {
+  const change = word ^ (word >>> 1);
+  return ((change & 0x7e7e7e7e) | (change & (word >>> 1) & 0x01010101)) !== 0;
+}
+
+/** Bytes four at a time; a rest of up to three is left out. */
+export function wordsOf(bytes: Uint8Array | Int8Array): Int32Array {
+  const { buffer, byteOffset } = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+  return new Int32Array(buffer, byteOffset, bytes.length >> 2);
+}
+
+/** Four weights -> their codes w + 1: an addition in each byte, without a carry to the next. */
+export function codesOf(weights: number): number {
+  return ((weights & 0x7f7f7f7f) + 0x01010101) ^ (weights & 0x80808080);
+}
+
+/** Four codes -> their weights. */
+export function weightsOfCodes(codes: number): number {
+  return ((codes | 0x80808080) - 0x01010101) ^ 0x80808080;
 }
 
 /** scale * w in row order. Exact. */

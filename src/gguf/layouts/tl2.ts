@@ -48,7 +48,8 @@ export const rowMultiple = 32;
 export const leastRow = 256;
 
 const STRIP = 32;
-const MOST_TRIPLE = 13;
+/** The largest index of a triple. */
+export const MOST_TRIPLE = 13;
 /** What `TRIPLES` holds for an index that stands for no triple; above the three weights. */
 const NO_TRIPLE = 1 << 24;
 /** index, and 16 for the sign -> the three weights as the low bytes of an i32. */
@@ -81,6 +82,7 @@ export function checkTiles(tiles: Tiles | undefined, dims: readonly number[], wh
     [rowsOf(dims) % rows !== 0, 'M a multiple of BM'],
     [dims[0] % rowMultiple !== 0, `K a multiple of ${rowMultiple}`],
     [dims[0] < leastRow, `K at least ${leastRow}`],
+    [dims[0] % cols > leastRow, `K mod BK at most ${leastRow}, for which the size has room`],
   ];
   const broken = rules.find(([isBroken]) => isBroken);
   if (broken === undefined) return given;

@@ -24,12 +24,13 @@ export const blocks: Blocks = { type: 'TQ1_0', weights: 256, bytes: 54, scaleAt:
 /** Row length must be a multiple of this. */
 export const rowMultiple: number = blocks.weights;
 
-const QH_AT = 48;
+/** Byte of a block at which qh lies. */
+export const QH_AT = 48;
 
 /** q -> byte. */
 const BYTES = Uint8Array.from({ length: 243 }, (_, q) => Math.ceil((q * 256) / 243));
 /** byte -> t[0] in bits 1-0, t[1] in bits 3-2, ... */
-const TRITS = Uint16Array.from({ length: 256 }, (_, byte) => {
+export const TRITS: Uint16Array = Uint16Array.from({ length: 256 }, (_, byte) => {
   let trits = 0;
   for (let n = 0; n < 5; n++) trits |= ((((byte * 3 ** n) & 255) * 3) >> 8) << (2 * n);
   return trits;

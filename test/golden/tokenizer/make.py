@@ -137,4 +137,5 @@ def write(name, value):
         file.write("\n")
 
 
-main()
+if __name__ == "__main__":
+    main()
