@@ -183,15 +183,15 @@ async function seeInput(
   input: Input,
   from: string,
   to: string,
-  { quantize, type, signal }: ConvertOptions & { readonly signal: AbortSignal },
+  { quantize, type, layout, signal }: ConvertOptions & { readonly signal: AbortSignal },
   sample: Sample,
 ): Promise<Seen> {
-  if (!('open' in input)) return see(from, `${input.name} (${bytes(input.size)})`, sample, signal);
+  if (!('open' in input)) return see(from, `${input.name} (${bytes(input.size)})`, sample, { layout, signal });
   return withTemporary(to, async (temporary) => {
     // What is not to be rounded is ternary already, or to be F16 in the end.
     const form = quantize ? 'F16' : type;
     const { bytes: size } = await writeFile(input, temporary, `${input.name} as ${form}`, { type: form, signal });
-    return see(temporary, `${input.name} as ${form} (${bytes(size)})`, sample, signal);
+    return see(temporary, `${input.name} as ${form} (${bytes(size)})`, sample, { signal });
   });
 }
 

@@ -1,7 +1,8 @@
 // A model on a sample text, for `convert`: what its matrices see, how well it foretells it, and the table of what became of them.
 import { basename } from 'node:path';
 import type { MatrixReport } from '../convert/output.ts';
-import { loadModel, type Model, type Perplexity } from '../index.ts';
+import type { TilesOption } from '../gguf/tiles.ts';
+import { type LoadModelOptions, loadModel, type Model, type Perplexity } from '../index.ts';
 import { quantity, table } from './format.ts';
 import { printable, readText, say, showStatus, styled } from './terminal.ts';
 
@@ -22,8 +23,13 @@ export interface Seen {
 }
 
 /** @throws RangeError on a model that memory does not hold, with `what` was tried */
-export function see(path: string, what: string, sample: Sample, signal: AbortSignal): Promise<Seen> {
-  return withSampled(path, what, signal, async (model) => {
+export function see(
+  path: string,
+  what: string,
+  sample: Sample,
+  { layout, signal }: { layout?: TilesOption; signal: AbortSignal },
+): Promise<Seen> {
+  return withSampled(path, what, { layout, signal }, async (model) => {
     const importance = await model.activations(sample.text, {
       signal,
       onProgress: showTokens(`calibrating with ${printable(sample.name)}`),
@@ -39,17 +45,17 @@ export function measure(
   sample: Sample,
   signal: AbortSignal,
 ): Promise<Perplexity | undefined> {
-  return withSampled(path, what, signal, (model) => perplexityOf(model, sample, signal));
+  return withSampled(path, what, { signal }, (model) => perplexityOf(model, sample, signal));
 }
 
 async function withSampled<R>(
   path: string,
   what: string,
-  signal: AbortSignal,
+  options: LoadModelOptions,
   work: (model: Model) => Promise<R>,
 ): Promise<R> {
   showStatus(`loading ${what}`);
-  const model = await loadSampled(path, what, signal);
+  const model = await loadSampled(path, what, options);
   try {
     return await work(model);
   } finally {
@@ -58,9 +64,9 @@ async function withSampled<R>(
   }
 }
 
-async function loadSampled(path: string, what: string, signal: AbortSignal): Promise<Model> {
+async function loadSampled(path: string, what: string, options: LoadModelOptions): Promise<Model> {
   try {
-    return await loadModel(path, { parallel: 1, head: 'exact', signal });
+    return await loadModel(path, { ...options, parallel: 1, head: 'exact' });
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     throw new RangeError(`cannot run ${what} on the sample: ${error.message}`, { cause: error });
