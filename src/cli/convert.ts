@@ -29,10 +29,9 @@ are not ternary are refused, unless the model was trained to have them rounded
 or --quantize asks for it. The file appears under its name when it is complete.
 
 With --calibrate the model runs over a sample text first, some 20 kB of the kind
-it will see; roundings and prunings are then those that change its results least,
-and its perplexity on the sample is told, before and after. The text that was
-calibrated with flatters: measure on another with ternlm perplexity. What
---prune takes away the model does not get back.`,
+it will see. Rounding and pruning then change as little as they can of what its
+matrices give, and its perplexity on the sample is told, before and after. That
+text flatters: measure on another one with ternlm perplexity.`,
   groups: [
     {
       title: 'Options',
