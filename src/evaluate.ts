@@ -63,7 +63,7 @@ export async function evaluate<T extends Tensor>(
 }
 
 /** Rows of a pass, as of a step of the engine. */
-const ROWS = 64;
+export const ROWS = 64;
 /** Texts that share a pass. */
 const TEXTS = 16;
 
@@ -141,6 +141,15 @@ export interface Perplexity {
   readonly tokens: number;
 }
 
+/** A text in whole pieces of `contextSize` tokens, or one that is shorter, each begun with `bos` in place of its first token. */
+export function chunksOf(tokens: ArrayLike<number>, bos: number | undefined, contextSize: number): number[][] {
+  const all = Array.from(tokens);
+  const count = Math.max(1, Math.floor(all.length / contextSize));
+  const chunks = Array.from({ length: count }, (_, i) => all.slice(i * contextSize, (i + 1) * contextSize));
+  if (bos !== undefined) for (const chunk of chunks) chunk[0] = bos;
+  return chunks;
+}
+
 /**
  * How well a model foretells a text, as llama.cpp measures it: the text in chunks of `contextSize` tokens, each begun with
  * `bos` in place of its first token where there is one; the tokens of each chunk's second half are scored, what is left over
@@ -155,11 +164,8 @@ export async function perplexity<T extends Tensor>(
   { contextSize = 512, kv = 'f16', onProgress, signal }: PerplexityOptions,
   live: () => void,
 ): Promise<Perplexity> {
-  const all = Array.from(tokens);
-  const count = Math.max(1, Math.floor(all.length / contextSize));
-  const chunks = Array.from({ length: count }, (_, i) => all.slice(i * contextSize, (i + 1) * contextSize));
-  if (bos !== undefined) for (const chunk of chunks) chunk[0] = bos;
-  const first = all.length < contextSize ? 0 : contextSize >> 1;
+  const chunks = chunksOf(tokens, bos, contextSize);
+  const first = tokens.length < contextSize ? 0 : contextSize >> 1;
   let [sum, squares, scored] = [0, 0, 0];
   const result = (): Perplexity => {
     const nll = sum / scored;
@@ -180,7 +186,11 @@ export async function perplexity<T extends Tensor>(
         scored++;
       },
     });
-    onProgress?.({ tokens: (i + 1) * chunk.length, total: count * chunk.length, perplexity: result().perplexity });
+    onProgress?.({
+      tokens: (i + 1) * chunk.length,
+      total: chunks.length * chunk.length,
+      perplexity: result().perplexity,
+    });
   }
   return result();
 }

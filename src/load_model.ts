@@ -2,6 +2,7 @@ import type { Activation, Backend, KvType, Tensor } from './backend/backend.ts';
 import { type WasmBackend, wasmBackend } from './backend/wasm/backend.ts';
 import type { WasmTensor } from './backend/wasm/memory.ts';
 import type { Tier } from './backend/wasm/tier.ts';
+import { type ActivationsOptions, activations } from './calibrate.ts';
 import { type ChatMessage, createChat } from './chat.ts';
 import { createEngine, type Engine } from './engine/engine.ts';
 import { type EmbedOptions, embed, evaluate, type Perplexity, type PerplexityOptions, perplexity } from './evaluate.ts';
@@ -70,6 +71,8 @@ export interface ModelInfo {
   readonly parameters: number;
   readonly layers: number;
   readonly dim: number;
+  /** Whether there are logits: an embedding model has none. */
+  readonly hasHead: boolean;
   readonly vocab: number;
   readonly contextSize: number;
   readonly trainedContext: number;
@@ -123,6 +126,11 @@ export interface Model {
   embed(texts: readonly (string | ArrayLike<number>)[], options?: EmbedOptions): Promise<Float32Array[]>;
   /** How well the model foretells a text, as llama.cpp measures it. */
   perplexity(text: string, options?: PerplexityOptions): Promise<Perplexity>;
+  /**
+   * What the seven matrices of each layer see over a text: mean squares f32 [cols] of their inputs, all norms included, by the
+   * matrix's name in GGUF. The conversion weighs errors with them (`ternlm convert --calibrate`).
+   */
+  activations(text: string, options?: ActivationsOptions): Promise<Map<string, Float32Array>>;
   /** Ends what runs, frees memory and threads; settles when they are gone. */
   dispose(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
@@ -198,6 +206,7 @@ export async function loadModel(
       parameters,
       layers: config.layers,
       dim: config.dim,
+      hasHead: config.headTensor !== undefined,
       vocab: config.vocab,
       contextSize,
       trainedContext: config.contextLength,
@@ -279,6 +288,13 @@ export async function loadModel(
       return alone ? vectors[0] : vectors;
     }
 
+    /** Tokens of a piece of a longer text. */
+    function chunkOf(given: number | undefined): number {
+      if (given !== undefined) count('contextSize', given, contextSize);
+      return given ?? Math.min(contextSize, 512);
+    }
+    const bos = tokenizer.addBos ? tokenizer.bos : undefined;
+
     const model: Model = {
       info,
       generate(prompt, generateOptions = {}) {
@@ -320,12 +336,16 @@ export async function loadModel(
       async perplexity(text, perplexityOptions = {}) {
         live();
         generator('perplexity');
-        const most = Math.min(contextSize, perplexityOptions.contextSize ?? 512);
-        count('contextSize', perplexityOptions.contextSize ?? most, contextSize);
+        const most = chunkOf(perplexityOptions.contextSize);
         const tokens = tokenizer.encode(text, { addSpecial: true });
         if (tokens.length < 2) throw new RangeError(`perplexity: ${tokens.length} tokens, expected at least 2`);
-        const bos = tokenizer.addBos ? tokenizer.bos : undefined;
         return perplexity(subject, tokens, bos, { kv: kvType, ...perplexityOptions, contextSize: most }, live);
+      },
+      async activations(text, activationsOptions = {}) {
+        live();
+        const most = chunkOf(activationsOptions.contextSize);
+        const tokens = checked(tokenizer.encode(text, { addSpecial: true }), Number.POSITIVE_INFINITY, 'activations');
+        return activations(subject, tokens, bos, { kv: kvType, ...activationsOptions, contextSize: most }, live);
       },
       dispose() {
         disposed ??= (async () => {

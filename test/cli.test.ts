@@ -319,7 +319,7 @@ test('weights in tiles: what they are repacked to, and whose tiles', async () =>
   expect(none.stdout).toBe(auto.stdout);
   expect(other).toMatchObject({ code: 1, stdout: '' });
   expect(other.stderr).toContain("option 'layout': preset 'Llama3-8B' has no TL2 256x256");
-  expect(inspect.stdout).toMatch(/10\.9 kB more where TL2 is repacked to I2_S/);
+  expect(inspect.stdout).toMatch(/10\.9 kB more for TL2 as I2_S/);
 });
 
 test('bench measures both tests in three formats', async () => {

@@ -34,7 +34,7 @@ export const inspect: Verb = {
   name: 'inspect',
   positionals: '[model]',
   maxPositionals: 1,
-  summary: 'show what is in a model file, and the memory it needs',
+  summary: 'show what is in a model, and the memory it needs',
   about: `Shows what is in a GGUF file, whether this version can run it, and the memory
 that takes. Only the header is read, and from local files the ternary weights,
 to count how many are -1, 0 and +1, and floats as far as they are ternary.`,

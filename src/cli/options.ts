@@ -187,6 +187,7 @@ const FLAG_OF: Readonly<Record<string, string>> = {
   stop: '--stop',
   threads: '--threads',
   blockSize: '--block-size',
+  prune: '--prune',
 };
 
 /** A message of the library with its options called by their flags. */

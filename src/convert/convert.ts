@@ -8,6 +8,7 @@ import { planFromCheckpoint } from './from_checkpoint.ts';
 import { planFromGguf } from './from_gguf.ts';
 import { hasRows, type InputTensor, rowsOf } from './input.ts';
 import { type ConvertProgress, type OutputTensor, type Sink, type Written, writeTensors } from './output.ts';
+import { createPruning, type Importance, type PruneOptions } from './prune.ts';
 import { FILE_TYPES, MATRIX, type MatrixType, TABLE, type TableType } from './types.ts';
 
 export interface ConvertOptions {
@@ -21,6 +22,14 @@ export interface ConvertOptions {
   readonly quantize?: boolean;
   /** With `quantize`, to TQ1_0 or TQ2_0: weights that share a scale, a multiple of 256. Default: all of a tensor. */
   readonly blockSize?: number;
+  /**
+   * Mean squares [cols] of what each matrix sees, by its tensor's name (Model.activations): with `quantize`, weights and scales
+   * are those that change its results least, and with `prune` the weights that it misses least are taken. Matrices that are
+   * ternary, or were trained to be rounded, are not rounded otherwise for it.
+   */
+  readonly importance?: Importance;
+  /** Makes weights of the seven matrices of a layer 0, before they are rounded. The file's shapes stay. */
+  readonly prune?: PruneOptions;
   readonly onProgress?: (progress: ConvertProgress) => void;
   readonly signal?: AbortSignal;
 }
@@ -49,8 +58,11 @@ export async function convert(input: Source | Folder, sink: Sink, options: Conve
     for (const { tiles, input } of tensors) {
       if (tiles !== undefined) metadata.set(...tilesEntry(rowsOf(input), input.dims[0], tiles));
     }
-    const { quantize = false, blockSize: block, onProgress, signal } = options;
-    const written = await writeTensors(sink, metadata, tensors, { quantize, block, onProgress, signal });
+    const { quantize = false, blockSize: block, importance, onProgress, signal } = options;
+    checkImportance(importance, plan.tensors);
+    const prune = options.prune && createPruning(options.prune, importance, plan.tensors);
+    const work = { quantize, block, importance, prune };
+    const written = await writeTensors(sink, metadata, tensors, { ...work, onProgress, signal });
     const isRelu2 = metadata.get('bitnet.hidden_activation')?.value === 'relu2';
     return { ...written, notes: [...plan.notes, ...(isRelu2 ? [RELU2_NOTE] : []), ...written.notes] };
   } finally {
@@ -58,7 +70,11 @@ export async function convert(input: Source | Folder, sink: Sink, options: Conve
   }
 }
 
-function checkOptions({ type, quantize, blockSize }: ConvertOptions): void {
+/** @throws RangeError on options that no input could meet */
+export function checkOptions({ type, quantize, blockSize, prune }: ConvertOptions): void {
+  if (prune !== undefined && !(prune.ratio >= 0 && prune.ratio <= 1)) {
+    throw new RangeError(`prune: ratio ${prune.ratio}, expected a number from 0 to 1`);
+  }
   if (blockSize === undefined) return;
   if (!(Number.isInteger(blockSize) && blockSize > 0 && blockSize % 256 === 0)) {
     throw new RangeError(`blockSize: ${blockSize}, expected a multiple of 256`);
@@ -67,6 +83,18 @@ function checkOptions({ type, quantize, blockSize }: ConvertOptions): void {
     throw new RangeError(
       `blockSize: ${type}${quantize ? '' : ' without quantize'}, expected TQ1_0 or TQ2_0 with quantize`,
     );
+  }
+}
+
+/** Each matrix has its numbers: those of another model would be a mistake that nothing shows later. */
+function checkImportance(importance: Importance | undefined, tensors: readonly InputTensor[]): void {
+  if (importance === undefined) return;
+  for (const { name, dims } of tensors.filter((t) => MATRIX.test(t.name))) {
+    const h = importance.get(name);
+    if (h?.length !== dims[0] || !h.every((x) => x >= 0 && x < Infinity)) {
+      const got = h === undefined ? 'nothing' : h.length !== dims[0] ? `${h.length} numbers` : 'others';
+      throw new RangeError(`importance: ${got} for ${name}, expected ${dims[0]} finite numbers from 0 up`);
+    }
   }
 }
 

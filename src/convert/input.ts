@@ -37,13 +37,6 @@ export interface InputTensor {
   readonly isMaster?: boolean;
 }
 
-export interface Rounding {
-  /** Weights that are not ternary are made so. */
-  readonly quantize: boolean;
-  /** Weights of a scale, where it is not one for a tensor. */
-  readonly block?: number;
-}
-
 export const rowsOf = (t: InputTensor): number => t.dims.slice(1).reduce((a, b) => a * b, 1);
 
 /** Whether a row can be read by itself. */
@@ -70,23 +63,21 @@ export async function readRows(t: InputTensor, first: number, count: number): Pr
   return values;
 }
 
+/** A whole matrix, as ternary weights where it has such, else as floats. */
+export type Matrix = { readonly ternary: Ternary } | { readonly floats: Floats };
+
 /**
- * A whole matrix as ternary weights: unpacked, taken as it is where its floats are ternary, or rounded where that was asked
- * for or the model was trained for it.
- * @throws ConvertError on floats that are not ternary, GgufError or ConvertError on what the layout forbids
+ * Reads a matrix: unpacked, taken as ternary where its floats are, or rounded where the model was trained for it.
+ * @throws GgufError or ConvertError on what the layout forbids
  */
-export async function readTernary(t: InputTensor, rounding: Rounding): Promise<Ternary> {
+export async function readMatrix(t: InputTensor): Promise<Matrix> {
   const bytes = new Uint8Array(t.bytes);
   await t.file.read(t.at, bytes);
-  if (t.type === 'packed') return unpackHuggingFace(bytes, t);
-  if (isTernary(t.type)) return TERNARY[t.type].unpack(bytes, t.dims, t.where, t.tiles);
+  if (t.type === 'packed') return { ternary: unpackHuggingFace(bytes, t) };
+  if (isTernary(t.type)) return { ternary: TERNARY[t.type].unpack(bytes, t.dims, t.where, t.tiles) };
   const floats = floatsOf(t, bytes);
-  const exact = asTernary(floats);
-  if (exact !== undefined) return exact;
-  if (t.isMaster || rounding.quantize) return quantize(floats, t.isMaster ? undefined : rounding.block);
-  throw new ConvertError(
-    `${t.where}: ${t.type} weights that are not ternary (expected -s, 0 and s with one s); quantize rounds them`,
-  );
+  const ternary = asTernary(floats) ?? (t.isMaster ? quantize(floats) : undefined);
+  return ternary === undefined ? { floats } : { ternary };
 }
 
 function floatsOf(t: InputTensor, bytes: Uint8Array): Floats {

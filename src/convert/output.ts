@@ -7,7 +7,9 @@ import type { Ternary, Tiles } from '../gguf/layouts/ternary.ts';
 import { TERNARY, type TensorType, type TernaryType } from '../gguf/layouts.ts';
 import { headerBytes, type TypedValue } from '../gguf/writer.ts';
 import { ConvertError } from './error.ts';
-import { hasRows, type InputTensor, type Rounding, readRows, readTernary, rowsOf } from './input.ts';
+import { hasRows, type InputTensor, type Matrix, readMatrix, readRows, rowsOf } from './input.ts';
+import type { Importance } from './prune.ts';
+import { type Floats, quantize, type RoundingError, scaled } from './quantize.ts';
 import { isTernary, MATRIX } from './types.ts';
 
 /** Where a file is written to. Writes come in the order of the file, without gaps. */
@@ -31,14 +33,38 @@ export interface ConvertProgress {
   readonly tensor: string;
 }
 
-export interface WriteOptions extends Rounding {
+/** What is done to the seven matrices of each layer. */
+export interface MatrixWork {
+  /** Weights that are not ternary are made so. */
+  readonly quantize: boolean;
+  /** Weights of a scale, where it is not one for a tensor. */
+  readonly block?: number;
+  readonly importance?: Importance;
+  readonly prune?: (input: InputTensor, matrix: Matrix) => Promise<Matrix>;
+}
+
+export interface WriteOptions extends MatrixWork {
   readonly onProgress?: (progress: ConvertProgress) => void;
   readonly signal?: AbortSignal;
+}
+
+/** What became of a matrix that was pruned, or rounded by importance. */
+export interface MatrixReport {
+  readonly name: string;
+  readonly weights: number;
+  /** Made 0 by pruning. */
+  readonly pruned: number;
+  /** Are 0 in the file. */
+  readonly zeros: number;
+  /** Of the rounding, to what pruning left. */
+  readonly error?: RoundingError;
 }
 
 export interface Written {
   /** Of the file. */
   readonly bytes: number;
+  /** In the order of the file. */
+  readonly matrices: readonly MatrixReport[];
   readonly notes: readonly string[];
 }
 
@@ -72,6 +98,7 @@ export async function writeTensors(
     end += bytes.length;
   };
   const rounded: RoundedScales = { tensors: 0, largest: 0 };
+  const matrices: MatrixReport[] = [];
 
   await write(header.bytes);
   for (const [i, { type, input, tiles }] of tensors.entries()) {
@@ -80,12 +107,14 @@ export async function writeTensors(
       options.onProgress?.({ doneBytes: doneBytes + share * input.bytes, totalBytes, tensor: input.name });
     };
     report(0);
-    const ternary = await ternaryOf(type, input, options);
-    if (ternary !== undefined) {
-      noteScales(type, ternary, rounded);
-      if (isTernary(type)) await write(encodeTernary(type, ternary, input, tiles));
-      else
-        await writePieces(write, report, type, input, async (first, count) => scaledRows(ternary, input, first, count));
+    const matrix = await matrixOf(type, input, options, matrices);
+    if (matrix !== undefined) {
+      if ('ternary' in matrix) noteScales(type, matrix.ternary, rounded);
+      if ('ternary' in matrix && isTernary(type)) await write(encodeTernary(type, matrix.ternary, input, tiles));
+      else {
+        const floats = floatsOf(matrix, input);
+        await writePieces(write, report, type, input, async (first, count) => rowsAt(floats, first, count));
+      }
     } else if (type === input.type && input.plus === undefined && input.order === undefined) {
       await copy(write, report, input);
     } else await writePieces(write, report, type, input, (first, count) => readRows(input, first, count));
@@ -93,14 +122,48 @@ export async function writeTensors(
     doneBytes += input.bytes;
     await write(new Uint8Array((header.at[i + 1] ?? header.size) - end));
   }
-  return { bytes: header.size, notes: roundingNotes(rounded) };
+  return { bytes: header.size, matrices, notes: roundingNotes(rounded) };
 }
 
-/** The weights of a tensor that is ternary on one of its two sides, else undefined. */
-async function ternaryOf(type: TensorType, input: InputTensor, rounding: Rounding): Promise<Ternary | undefined> {
-  const isMatrix =
-    isTernary(type) || !hasRows(input) || input.isMaster || (rounding.quantize && MATRIX.test(input.name));
-  return isMatrix ? readTernary(input, rounding) : undefined;
+/** A tensor that cannot be written row by row as it is read: pruned and rounded where that is asked for. */
+async function matrixOf(
+  type: TensorType,
+  input: InputTensor,
+  { quantize: rounds, block, importance, prune }: MatrixWork,
+  reports: MatrixReport[],
+): Promise<Matrix | undefined> {
+  const isWorked = MATRIX.test(input.name) && (rounds || prune !== undefined);
+  if (!isTernary(type) && hasRows(input) && !input.isMaster && !isWorked) return undefined;
+  const given = await readMatrix(input);
+  if ('floats' in given && isTernary(type) && !rounds) {
+    throw new ConvertError(
+      `${input.where}: ${input.type} weights that are not ternary (expected -s, 0 and s with one s); quantize rounds them`,
+    );
+  }
+  if (!isWorked) return given;
+  const pruned = prune === undefined ? given : await prune(input, given);
+  const { name } = input;
+  const h = importance?.get(name);
+  const isRounded = rounds && 'floats' in pruned;
+  const ternary = isRounded ? quantize(pruned.floats, block, h) : undefined;
+  const made = ternary === undefined ? pruned : { ternary };
+  if (pruned !== given || (isRounded && h !== undefined)) {
+    const zerosOf = (matrix: Matrix) => countZeros(floatsOf(matrix, input));
+    const zeros = zerosOf(made);
+    const before = made === given ? zeros : zerosOf(given);
+    const weights = rowsOf(input) * input.dims[0];
+    reports.push({ name, weights, pruned: zerosOf(pruned) - before, zeros, error: ternary?.error });
+  }
+  return made;
+}
+
+const floatsOf = (matrix: Matrix, { dims, where }: InputTensor): Floats =>
+  'ternary' in matrix ? scaled(matrix.ternary, dims[0], where) : matrix.floats;
+
+function countZeros({ rows, row }: Floats): number {
+  let zeros = 0;
+  for (let r = 0; r < rows; r++) for (const value of row(r)) zeros += +(value === 0);
+  return zeros;
 }
 
 function encodeTernary(type: TernaryType, ternary: Ternary, input: InputTensor, tiles: Tiles | undefined): Uint8Array {
@@ -153,17 +216,9 @@ function roundingNotes({ tensors, largest }: RoundedScales): string[] {
   return [`scales of ${tensors} ${tensors === 1 ? 'tensor' : 'tensors'} rounded to F16, by at most ${share} %`];
 }
 
-/** scale * w of some rows. */
-function scaledRows({ weights, scales }: Ternary, { dims }: InputTensor, first: number, count: number): Float32Array {
-  const values = new Float32Array(count * dims[0]);
-  const width = weights.length / scales.length;
-  for (let i = 0, at = first * dims[0]; i < values.length; ) {
-    const block = Math.floor(at / width);
-    const scale = scales[block];
-    for (const end = Math.min(values.length, i + (block + 1) * width - at); i < end; i++, at++) {
-      values[i] = weights[at] * scale;
-    }
-  }
+function rowsAt({ cols, row }: Floats, first: number, count: number): Float32Array {
+  const values = new Float32Array(count * cols);
+  for (let r = 0; r < count; r++) values.set(row(first + r), r * cols);
   return values;
 }
 
