@@ -182,6 +182,7 @@ export async function loadModel(
       warnings.push(`head: exact, since memory does not hold the copy of ${bytes} that would make it faster`);
     }
     const weights = await loadWeights(backend, source, header, config, { ...options, head });
+    warnings.push(...weights.warnings);
     if (contextSize > config.contextLength) {
       warnings.push(`contextSize ${contextSize} is more than the ${config.contextLength} positions of the training`);
     }

@@ -500,6 +500,18 @@ describe('scales of blocks', () => {
   });
 });
 
+test('a TQ1_0 byte that encodes no trits is refused, also on the way to TQ1_0', async () => {
+  const name = 'blk.0.attn_q.weight';
+  const input = model('tiny-bitnet-tq1_0').slice();
+  const { at } = tensorOf({ header: await readHeader(await openSource(input)) }, name);
+  input[at + 40] = 60;
+  for (const type of ['I2_S', 'TQ1_0', 'F16'] as const) {
+    expect(await refusal(input, { type })).toMatch(
+      /'blk\.0\.attn_q\.weight': byte 40 is 60, which encodes no five trits/,
+    );
+  }
+});
+
 describe('floats', () => {
   const NAME = 'blk.1.ffn_down.weight';
   /** SILU with one matrix in F32, F16 or BF16. */

@@ -353,6 +353,24 @@ describe('broken files', () => {
   });
 });
 
+it.each(['auto', 'none'] as const)('a TQ1_0 byte that encodes no trits is told, repack %s', async (repack) => {
+  const file = readFileSync(new URL('golden/models/tiny-bitnet-tq1_0.gguf', import.meta.url));
+  const { readHeader } = await import('../dist/gguf/header.js');
+  const { openSource } = await import('../dist/gguf/source.js');
+  const info = (await readHeader(await openSource(file))).tensors.get('blk.2.ffn_up.weight');
+  if (info === undefined) throw new Error('no such tensor');
+  const odd = Uint8Array.from(file);
+  odd[info.at + 54 * 7 + 3] = 217;
+  await using good = await loadModel(file, { threads: 1, repack });
+  expect(good.info.warnings).toEqual([]);
+  await using model = await loadModel(odd, { threads: 1, repack });
+  expect(model.info.warnings).toEqual([
+    expect.stringContaining(
+      `tensor 'blk.2.ffn_up.weight': byte ${info.at + 54 * 7 + 3}: 217 encodes no five trits (TQ1_0), read as llama.cpp`,
+    ),
+  ]);
+});
+
 describe('weights in tiles', () => {
   const tl2 = readFileSync(new URL('golden/models/tiny-bitnet-b1.58-tl2.gguf', import.meta.url));
   const name = 'blk.2.ffn_up.weight';

@@ -1,5 +1,6 @@
 // A tensor of either kind of input under its GGUF name, and how its numbers are read.
 import type { Ternary, Tiles } from '../gguf/layouts/ternary.ts';
+import { checkTrits } from '../gguf/layouts/tq1_0.ts';
 import { requireLayout, TERNARY, type TensorType } from '../gguf/layouts.ts';
 import { ConvertError } from './error.ts';
 import { asTernary, type Floats, quantize } from './quantize.ts';
@@ -74,6 +75,12 @@ export async function readMatrix(t: InputTensor): Promise<Matrix> {
   const bytes = new Uint8Array(t.bytes);
   await t.file.read(t.at, bytes);
   if (t.type === 'packed') return { ternary: unpackHuggingFace(bytes, t) };
+  if (t.type === 'TQ1_0') {
+    const odd = checkTrits(bytes);
+    if (odd >= 0) {
+      throw new ConvertError(`${t.where}: byte ${odd} is ${bytes[odd]}, which encodes no five trits (TQ1_0)`);
+    }
+  }
   if (isTernary(t.type)) return { ternary: TERNARY[t.type].unpack(bytes, t.dims, t.where, t.tiles) };
   const floats = floatsOf(t, bytes);
   const ternary = asTernary(floats) ?? (t.isMaster ? quantize(floats) : undefined);

@@ -1,6 +1,7 @@
 import type { Backend, DenseType, Matrix, Norm, Tensor, TernaryType, WeightType } from '../backend/backend.ts';
 import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
 import { checkScales } from '../gguf/layouts/blocks.ts';
+import { checkTrits } from '../gguf/layouts/tq1_0.ts';
 import { decode, layoutOf } from '../gguf/layouts.ts';
 import type { Source } from '../gguf/source.ts';
 import { isTiled, type TilesOption, tilesOf } from '../gguf/tiles.ts';
@@ -35,6 +36,8 @@ export interface WeightStorage {
 
 export interface LoadedWeights<T extends Tensor> extends ModelWeights<T> {
   readonly storage: WeightStorage;
+  /** What is odd but harms nobody. */
+  readonly warnings: readonly string[];
   /** Copy of the head that it is screened with. */
   readonly screen: T | undefined;
   readonly embedding: EmbeddingTable;
@@ -71,6 +74,7 @@ export async function loadWeights<T extends Tensor>(
   const { onProgress, signal, head = 'auto', repack = 'auto', layout } = options;
   const tensors = new Map<string, T>();
   const matrices = new Map<string, LoadedMatrix<T>>();
+  const warnings: string[] = [];
   /** Under way while the file is read on. */
   let screening: Promise<T | undefined> = Promise.resolve(undefined);
   const free = () => {
@@ -103,6 +107,11 @@ export async function loadWeights<T extends Tensor>(
           signal?.throwIfAborted();
           await source.read(info.at + at, into);
           if (blocks !== undefined) checkScales(blocks, into, at, where, info.at);
+          if (info.type === 'TQ1_0' && warnings.length === 0) {
+            const odd = checkTrits(into, at);
+            const what = `byte ${info.at + at + odd}: ${into[odd]} encodes no five trits (TQ1_0), read as llama.cpp reads it`;
+            if (odd >= 0) warnings.push(`${where}: ${what}; there may be more`);
+          }
           loadedBytes += into.length;
           onProgress?.({ loadedBytes, totalBytes, tensor: info.name });
         });
@@ -138,7 +147,15 @@ export async function loadWeights<T extends Tensor>(
       ropeFreqs = decode(freqs.type, packed, freqs.dims, `${source.name}: tensor 'rope_freqs.weight'`);
     }
     const collected = collect(header, c, tensors, matrices);
-    return { ...collected, storage: storageOf(matrices), embedding, ropeFreqs, screen: await screening, free };
+    return {
+      ...collected,
+      storage: storageOf(matrices),
+      warnings,
+      embedding,
+      ropeFreqs,
+      screen: await screening,
+      free,
+    };
   } catch (error) {
     await screening.catch(() => {});
     free();

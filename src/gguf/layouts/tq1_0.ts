@@ -46,6 +46,7 @@ export function sizeBytes(dims: readonly number[]): number {
 
 /**
  * Index of the first byte in a piece of a tensor, its bytes from `at` on, that no five (in qh: four) trits encode to; else -1.
+ * Such a file was not written by ggml's rule: whoever only reads it warns, who copies its weights refuses.
  */
 export function checkTrits(piece: Uint8Array, at = 0): number {
   for (let i = 0, place = at % blocks.bytes; i < piece.length; i++, place++) {
