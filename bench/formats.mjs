@@ -65,6 +65,8 @@ const measure = {
   },
 };
 
+const touch = ({ model }) => model.complete(promptOf(1, model.info.vocab), { ...GREEDY, maxTokens: 2 });
+
 for (const threads of numbers(values.threads)) {
   for (const tier of values.tiers.split(',')) {
     const open = [];
@@ -85,6 +87,7 @@ for (const threads of numbers(values.threads)) {
       for (let run = 0; run < runs; run++) {
         for (const one of open) {
           progress(`${threads} threads, ${tier}, ${test}, ${one.type}: run ${run + 1} of ${runs}`);
+          await touch(one); // while others ran, the system may have taken its pages
           one[test].push(await measure[test](one));
         }
       }
