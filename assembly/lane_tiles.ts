@@ -1,6 +1,6 @@
 // Tiles of 256 columns, a part of dots.ts. Where every 256 weights have a scale of their own, joining the lanes of each row's sum so
 // often takes as long as the dots do. Here a lane is a row: activations are splat, four (DOT 0: two) at a time, and sums need
-// no joining (64 rows of a batch, in cache, revec: 0.85 of I2_S's speed, 0.53 with its tiles).
+// no joining (bench/LOG.md, tiles whose lanes are rows).
 //
 //   DOT 1, 2   codes u8 [64][LANES][4]: four k of each row
 //   DOT 0      int16 [128][LANES / 8][4][2]: two k of four rows, each w + 16384 v for the weights of rows i and i + 4 of eight

@@ -62,9 +62,12 @@ export async function evaluate<T extends Tensor>(
   }
 }
 
-/** Rows of a pass, as of a step of the engine. */
+/**
+ * Rows of one step. More share a weight's way through the cache, but an abort waits for a whole piece of a prompt: 64 rows of a
+ * 2B model take half a second on two cores (126 tokens/s, bench/LOG.md).
+ */
 export const ROWS = 64;
-/** Texts that share a pass. */
+/** Texts that share a pass: more than fill ROWS where they are short (not tuned). */
 const TEXTS = 16;
 
 export interface EmbedOptions {
@@ -120,6 +123,9 @@ function normalize(x: Float32Array): void {
   const length = Math.sqrt(x.reduce((sum, v) => sum + v * v, 0));
   if (length > 0) for (let i = 0; i < x.length; i++) x[i] /= length;
 }
+
+/** Tokens of the smallest chunk in whose second half one is scored. */
+export const LEAST_CHUNK = 3;
 
 export interface PerplexityOptions {
   /** Tokens that are seen at once. Default 512, as in llama.cpp's. */

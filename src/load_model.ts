@@ -5,7 +5,16 @@ import type { Tier } from './backend/wasm/tier.ts';
 import { type ActivationsOptions, activations } from './calibrate.ts';
 import { type ChatMessage, createChat } from './chat.ts';
 import { createEngine, type Engine } from './engine/engine.ts';
-import { type EmbedOptions, embed, evaluate, type Perplexity, type PerplexityOptions, perplexity } from './evaluate.ts';
+import {
+  type EmbedOptions,
+  embed,
+  evaluate,
+  LEAST_CHUNK,
+  type Perplexity,
+  type PerplexityOptions,
+  perplexity,
+  ROWS,
+} from './evaluate.ts';
 import { type Completion, type GenerateOptions, generate, resolveOptions, type Token } from './generate.ts';
 import { GgufError } from './gguf/error.ts';
 import { readHeader } from './gguf/header.ts';
@@ -136,11 +145,6 @@ export interface Model {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/**
- * Rows of one step. More share a weight's way through the cache, but an abort waits for a whole piece of a prompt: 64 rows of a
- * 2B model take half a second on two cores (126 tokens/s, bench/LOG.md).
- */
-const MAX_ROWS = 64;
 /** Most sequences, and most rows that can ask for logits: 0.5 MB each for a vocabulary of 128,256, taken at loading. */
 const MAX_OUTS = 16;
 
@@ -173,7 +177,7 @@ export async function loadModel(
     backend = await wasmBackend({ threads: options.threads, tier: options.tier, revectorize: options.revectorize });
     const contextSize = options.contextSize ?? Math.min(config.contextLength, 4096);
     const warnings = [...config.warnings];
-    const wishes = { head: wished, repack, kv: kvType, contextSize, rows: MAX_ROWS, outs: parallel };
+    const wishes = { head: wished, repack, kv: kvType, contextSize, rows: ROWS, outs: parallel };
     const needs = needsOf(header, config, backend, wishes);
     const fits = fitOf(source.name, config, needs, backend.limitBytes, contextSize);
     const head = fits === 'all' ? wished : 'exact';
@@ -189,7 +193,7 @@ export async function loadModel(
     let engine: Engine | undefined;
     let kvBytes = 0;
     if (config.headTensor !== undefined) {
-      const limits = { maxRows: MAX_ROWS, maxOuts: parallel, paramsStride: paramsBytes(contextSize + 1) };
+      const limits = { maxRows: ROWS, maxOuts: parallel, paramsStride: paramsBytes(contextSize + 1) };
       const { kv, stepper } = openStepper(backend, config, weights, kvType, contextSize, limits);
       if (kv.blocks < kvBlocksOf(contextSize) * parallel) {
         const positions = kv.blocks * kv.cache.blockSize;
@@ -265,7 +269,9 @@ export async function loadModel(
     /** @throws Error where there are no logits */
     function generator(what: string): Engine {
       if (engine !== undefined) return engine;
-      throw new Error(`${what}: ${config.name} is an embedding model (${config.architecture}), without an output head`);
+      throw new Error(
+        `${config.name} is an embedding model (${config.architecture}), without an output head for ${what}: see embed`,
+      );
     }
 
     function embedTexts(text: string | Int32Array, embedOptions?: EmbedOptions): Promise<Float32Array>;
@@ -278,6 +284,7 @@ export async function loadModel(
       embedOptions: EmbedOptions = {},
     ): Promise<Float32Array | Float32Array[]> {
       live();
+      checkKv(embedOptions.kv ?? kvType);
       const alone = typeof texts === 'string' || texts instanceof Int32Array;
       const all = alone ? [texts] : texts;
       if (!Array.isArray(all)) throw new TypeError('embed: expected a text, or an array of texts');
@@ -289,10 +296,16 @@ export async function loadModel(
       return alone ? vectors[0] : vectors;
     }
 
+    function tokensOfText(text: string, what: string): number[] {
+      if (typeof text !== 'string') throw new TypeError(`${what}: got ${typeof text}, expected a text`);
+      return tokenizer.encode(text, { addSpecial: true });
+    }
+
     /** Tokens of a piece of a longer text. */
     function chunkOf(given: number | undefined): number {
-      if (given !== undefined) count('contextSize', given, contextSize);
-      return given ?? Math.min(contextSize, 512);
+      const chunk = given ?? Math.min(contextSize, 512);
+      count('contextSize', chunk, contextSize, LEAST_CHUNK);
+      return chunk;
     }
     const bos = tokenizer.addBos ? tokenizer.bos : undefined;
 
@@ -337,15 +350,17 @@ export async function loadModel(
       async perplexity(text, perplexityOptions = {}) {
         live();
         generator('perplexity');
+        checkKv(perplexityOptions.kv ?? kvType);
         const most = chunkOf(perplexityOptions.contextSize);
-        const tokens = tokenizer.encode(text, { addSpecial: true });
+        const tokens = tokensOfText(text, 'perplexity');
         if (tokens.length < 2) throw new RangeError(`perplexity: ${tokens.length} tokens, expected at least 2`);
         return perplexity(subject, tokens, bos, { kv: kvType, ...perplexityOptions, contextSize: most }, live);
       },
       async activations(text, activationsOptions = {}) {
         live();
+        checkKv(activationsOptions.kv ?? kvType);
         const most = chunkOf(activationsOptions.contextSize);
-        const tokens = checked(tokenizer.encode(text, { addSpecial: true }), Number.POSITIVE_INFINITY, 'activations');
+        const tokens = checked(tokensOfText(text, 'activations'), Number.POSITIVE_INFINITY, 'activations');
         return activations(subject, tokens, bos, { kv: kvType, ...activationsOptions, contextSize: most }, live);
       },
       dispose() {
@@ -412,8 +427,8 @@ function checkRepack(repack: 'auto' | 'none'): void {
     throw new RangeError(`repack: got '${String(repack)}', expected auto or none`);
 }
 
-function count(option: string, value: number, most: number): void {
-  if (!Number.isInteger(value) || value < 1 || value > most) {
-    throw new RangeError(`${option}: got ${value}, expected a whole number from 1 to ${most}`);
+function count(option: string, value: number, most: number, least = 1): void {
+  if (!Number.isInteger(value) || value < least || value > most) {
+    throw new RangeError(`${option}: got ${value}, expected a whole number from ${least} to ${most}`);
   }
 }

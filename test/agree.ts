@@ -20,8 +20,9 @@ export function agree({ op, seed, expected, actual, bound }: Agreement): void {
   for (let i = 0; i < expected.length; i++) {
     if (actual[i] === expected[i] || (Number.isNaN(actual[i]) && Number.isNaN(expected[i]))) continue;
     const difference = Math.abs(actual[i] - expected[i]);
-    const ratio = Number.isNaN(difference) ? Number.POSITIVE_INFINITY : difference / (bound ? bound[i] : 0);
-    if (ratio <= 1) continue;
+    // Where numbers have to be equal, the worst is the one that is furthest off.
+    const ratio = Number.isNaN(difference) ? Number.POSITIVE_INFINITY : bound ? difference / bound[i] : difference;
+    if (bound && ratio <= 1) continue;
     failed++;
     if (worst < 0 || ratio > worstRatio) [worst, worstRatio] = [i, ratio];
   }

@@ -215,7 +215,9 @@ describe('help', () => {
       ternlm([]),
       ternlm(['--help']),
       ternlm(['--version']),
-      ...['run', 'chat', 'inspect', 'bench', 'doctor'].map((verb) => ternlm([verb, '--help'])),
+      ...['run', 'chat', 'embed', 'inspect', 'convert', 'perplexity', 'bench', 'doctor'].map((verb) =>
+        ternlm([verb, '--help']),
+      ),
     ]);
     expect(bare).toEqual(help);
     expect(help.stdout).toMatch(/Usage: ternlm <command>/);

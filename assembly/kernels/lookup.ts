@@ -29,7 +29,7 @@ const UNITS: i32 = 8;
 /**
  * So far ahead of the weights that are looked up a line of memory is asked for: hardware stops prefetching at each page, and
  * here only two or three streams are under way. Measured at 1, 2, 4 and 8 KB: 18.8, 17.0, 20.8 and 20.6 GMAC/s, without 9.9
- * (TL2, 2560 x 6912, simd, one thread, November 2026).
+ * (TL2, 2560 x 6912, simd, one thread, November 2026; bench/LOG.md).
  */
 const AHEAD: usize = 4096;
 

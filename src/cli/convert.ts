@@ -139,7 +139,11 @@ function folderOf(path: string, signal: AbortSignal): Folder {
 
 async function checkOutput(to: string, from: string, force: boolean): Promise<void> {
   const there = await stat(to).catch(() => undefined);
-  if (there === undefined) return;
+  if (there === undefined) {
+    const folder = await stat(dirname(to)).catch(() => undefined);
+    if (folder?.isDirectory() !== true) throw new UsageError(`${dirname(to)}: no such folder`);
+    return;
+  }
   const input = await stat(from).catch(() => undefined);
   if (input !== undefined && there.ino === input.ino && there.dev === input.dev) {
     throw new UsageError(`${to}: the input itself, expected another file`);
@@ -170,7 +174,8 @@ async function write(
     const notes = [...written.notes];
     if (written.matrices.length > 0) sayMatrices(written.matrices);
     else if (sample) notes.push('nothing to calibrate: the matrices are ternary, or were trained to be rounded');
-    if (sample && before?.perplexity && after) sayPerplexity(sample, before.perplexity, after, to);
+    if (sample && before?.perplexity && after && written.matrices.length > 0)
+      sayPerplexity(sample, before.perplexity, after, to);
     else if (prune)
       notes.push('by how much the model got worse was not measured (--calibrate FILE, ternlm perplexity)');
     for (const note of notes) say(styled('yellow', `note: ${printable(note)}`));

@@ -11,10 +11,10 @@ export const embed: Verb = {
   positionals: '[model] [text …]',
   maxPositionals: MAX_TEXTS + 1,
   summary: 'turn texts into vectors',
-  about: `Writes a vector of length 1 for each text, a JSON array a line: texts that mean the
-same have a large product. Meant for embedding models (BitNet-embedding-0.6B and
--270M); another model gives the hidden state of its last token. Without texts the
-lines of stdin are taken, one text a line.`,
+  about: `Writes a vector of length 1 for each text, a JSON array a line: texts that mean
+the same have a large product. Meant for embedding models (BitNet-embedding-0.6B
+and -270M); another model gives the hidden state of its last token. Without
+texts the lines of stdin are taken, one text a line.`,
   groups: [
     {
       title: 'Texts',
@@ -39,8 +39,8 @@ lines of stdin are taken, one text a line.`,
     LOAD_FLAGS,
   ],
   examples: [
-    'ternlm embed bitnet-embedding.gguf "a small cat" "a kitten" --similarity',
-    'ternlm embed bitnet-embedding.gguf -f lines.txt --dimensions 256 > vectors.jsonl',
+    'ternlm embed embedding.gguf "a small cat" "a kitten" --similarity',
+    'ternlm embed embedding.gguf -f lines.txt --dimensions 256 > vectors.jsonl',
   ],
 
   async run(given) {
@@ -58,7 +58,12 @@ lines of stdin are taken, one text a line.`,
         signal,
       });
       const ms = performance.now() - started;
-      say(styled('dim', `${texts.length} texts, ${vectors[0].length} numbers each, ${(ms / 1000).toFixed(2)} s`));
+      say(
+        styled(
+          'dim',
+          `${texts.length} ${texts.length === 1 ? 'text' : 'texts'}, ${vectors[0].length} numbers each, ${(ms / 1000).toFixed(2)} s`,
+        ),
+      );
       if (given.has('similarity')) await write(similarities(texts, vectors));
       else for (const vector of vectors) await write(`[${[...vector].join(',')}]\n`);
       return 0;

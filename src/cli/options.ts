@@ -1,5 +1,6 @@
 import { statSync } from 'node:fs';
 import { type GenerateOptions, resolveOptions } from '../generate.ts';
+import { PRESETS } from '../gguf/tiles.ts';
 import type { LoadModelOptions } from '../index.ts';
 import { type Arguments, type FlagGroup, UsageError } from './arguments.ts';
 
@@ -55,6 +56,7 @@ export const LOAD_FLAGS: FlagGroup = {
     {
       name: 'layout',
       value: 'PRESET',
+      kind: Object.keys(PRESETS),
       help: 'whose tiles TL1 and TL2 weights are in, e.g. Llama3-8B (default: what the file says, or the shapes)',
     },
     { name: 'kv', value: 'TYPE', kind: ['f16', 'f32'], help: 'keys and values of the attention (default: f16)' },

@@ -12,9 +12,9 @@ export const perplexity: Verb = {
   summary: 'measure how well a model foretells a text',
   about: `Measures the perplexity of a text file: e to the mean of -ln p of its tokens. As
 llama.cpp does, the text is cut into chunks (--ctx-size), of which the tokens of
-the second half are scored; a text shorter than a chunk is scored whole. Lower is
-better; only figures of the same text and chunk can be compared, and of models
-with the same vocabulary.`,
+the second half are scored; a text shorter than a chunk is scored whole. Lower
+is better; only figures of the same text and chunk can be compared, and of
+models with the same vocabulary.`,
   groups: [
     {
       title: 'Text',

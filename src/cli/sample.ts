@@ -3,8 +3,12 @@ import { basename } from 'node:path';
 import type { MatrixReport } from '../convert/output.ts';
 import type { TilesOption } from '../gguf/tiles.ts';
 import { type LoadModelOptions, loadModel, type Model, type Perplexity } from '../index.ts';
+import { UsageError } from './arguments.ts';
 import { quantity, table } from './format.ts';
 import { printable, readText, say, showStatus, styled } from './terminal.ts';
+
+/** From here on a sample takes longer than anybody expects; some 20 kB are some thousand tokens, each a sample of every column. */
+const MUCH = 1e6;
 
 export interface Sample {
   readonly name: string;
@@ -13,7 +17,19 @@ export interface Sample {
 
 /** @throws the system's error, with its path */
 export async function readSample(file: string): Promise<Sample> {
-  return { name: basename(file), text: await readText(file) };
+  const text = await readText(file);
+  if (text.trim() === '') throw new UsageError(`--calibrate ${file}: no text in it`);
+  if (text.includes('\0')) throw new UsageError(`--calibrate ${file}: not a text file`);
+  if (text.length > MUCH) {
+    const size = `${(text.length / 1e6).toFixed(1)} million characters`;
+    say(
+      styled(
+        'yellow',
+        `note: ${printable(basename(file))} has ${size}, all of which the model is run over three times`,
+      ),
+    );
+  }
+  return { name: basename(file), text };
 }
 
 /** What the matrices of a model see of a sample, and its perplexity where it has logits. */

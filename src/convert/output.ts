@@ -181,7 +181,7 @@ function encodeTernary(type: TernaryType, ternary: Ternary, input: InputTensor, 
  * have any scale.
  * @throws ConvertError where the scales differ
  */
-export function withOneScale({ weights, scales }: Ternary, where: string, type: string): Ternary {
+function withOneScale({ weights, scales }: Ternary, where: string, type: string): Ternary {
   if (scales.length === 1) return { weights, scales };
   const width = weights.length / scales.length;
   let scale = 0;

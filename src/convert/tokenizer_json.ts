@@ -3,7 +3,7 @@ import { ConvertError } from './error.ts';
 
 /** llama.cpp's token types. */
 export const TOKEN = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
-/** Score of tokens that are found by their text, never by merging. */
+/** Score of tokens that are found by their text, never by merging: what llama.cpp's converter gives them. */
 export const ADDED_SCORE = -1000;
 
 export interface TokenizerFile {

@@ -38,8 +38,8 @@ function table(...rows: string[]): TileTable {
 }
 
 /**
- * What bitnet.cpp's set-up script generates kernels for, and 'Llama3-8B-shipped', the TL1 kernels that lie ready in its
- * repository. Falcon3 and Falcon-E models were set up with the shapes of Llama3-8B, BitNet-b1.58-2B-4T with those of the 3B
+ * What bitnet.cpp's set-up script (setup_env.py of microsoft/BitNet, main of July 2026) generates kernels for, and
+ * 'Llama3-8B-shipped', the TL1 kernels that lie ready in its repository (preset_kernels/). Falcon3 and Falcon-E models were set up with the shapes of Llama3-8B, BitNet-b1.58-2B-4T with those of the 3B
  * model, which fit none of its own. 'tiny' is the shapes of our test models.
  *
  * Where two presets have a shape, the first counts: all TL1 tiles allow the same bytes, so that a tensor does not tell.

@@ -1,5 +1,6 @@
 import type { Backend, KvType, Tensor, TernaryType } from '../backend/backend.ts';
 import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
+import { blocks as q6k } from '../gguf/layouts/q6_k.ts';
 import { TERNARY } from '../gguf/layouts.ts';
 import type { Config } from './config.ts';
 import { kvBlockBytes, kvBlocksOf } from './kv_cache.ts';
@@ -50,7 +51,8 @@ export function needsOf<T extends Tensor>(
     if (to !== undefined) largest = Math.max(largest, info.bytes);
   }
   const widest = Math.max(c.dim, c.heads * c.headDim, c.ffnDim);
-  // Of f32: the streams of src/model/step.ts, about six widths of scratch, logits and their lower bounds.
+  // Of f32, from above: x and staged rows, q, k, v and attn (src/model/step.ts), ffn and six widths of scratch (scratchBytes);
+  // logits and the lower bounds of a screen. test/fit.test.ts holds it to what loading takes.
   const activations = 4 * rows * (2 * c.dim + 4 * c.heads * c.headDim + 7 * widest) + 8 * outs * c.vocab;
   return {
     layers,
@@ -79,9 +81,10 @@ export function fitOf(
   const gb = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`;
   const left = limit - layers - head - working;
   const positions = cache === 0 ? 0 : Math.floor((left * contextSize) / cache / 32) * 32;
-  const lessHead = head - (c.vocab * c.dim * 210) / 256;
+  const lessHead = head - (c.vocab * c.dim * q6k.bytes) / q6k.weights;
   const advice = [
     ...(positions > 0 ? [`a contextSize of ${positions} fits`] : []),
+    // Less would not be worth a conversion.
     ...(lessHead > 1e8 ? [`a head in Q6_K takes ${gb(lessHead)} less (ternlm convert --embedding q6_k)`] : []),
   ];
   throw new RangeError(

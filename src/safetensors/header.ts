@@ -57,7 +57,7 @@ export interface SafetensorsHeader {
 }
 
 /** The format's own bound on the JSON. */
-export const MAX_HEADER_BYTES = 100_000_000;
+const MAX_HEADER_BYTES = 100_000_000;
 const MAX_DIMS = 8; // a checkpoint's tensors have at most 5
 
 /**

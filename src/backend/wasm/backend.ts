@@ -78,7 +78,7 @@ const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
  * 20 and 24, November 2026). Batches are quicker from codes on every tier; on `simd` they give way, as most that a model
  * computes is one row.
  */
-export function repacksOf(tier: Tier): Backend['repacks'] {
+function repacksOf(tier: Tier): Backend['repacks'] {
   const all = { tl1: 'i2_s', tl2: 'i2_s', tq1_0: 'tq2_0' } as const;
   return tier === 'simd' ? { ...all, tl2: undefined } : all;
 }
