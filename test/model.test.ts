@@ -371,6 +371,21 @@ it.each(['auto', 'none'] as const)('a TQ1_0 byte that encodes no trits is told, 
   ]);
 });
 
+it('a TQ2_0 scale below 0 is told', async () => {
+  const file = readFileSync(new URL('golden/models/tiny-bitnet-tq2_0.gguf', import.meta.url));
+  const { readHeader } = await import('../dist/gguf/header.js');
+  const { openSource } = await import('../dist/gguf/source.js');
+  const info = (await readHeader(await openSource(file))).tensors.get('blk.3.attn_k.weight');
+  if (info === undefined) throw new Error('no such tensor');
+  const negative = Uint8Array.from(file);
+  const at = info.at + 66 * 5 + 64;
+  negative[at + 1] |= 0x80;
+  await using model = await loadModel(negative, { threads: 1 });
+  expect(model.info.warnings).toEqual([
+    expect.stringContaining(`tensor 'blk.3.attn_k.weight': byte ${at}: a scale below 0 (TQ2_0)`),
+  ]);
+});
+
 describe('weights in tiles', () => {
   const tl2 = readFileSync(new URL('golden/models/tiny-bitnet-b1.58-tl2.gguf', import.meta.url));
   const name = 'blk.2.ffn_up.weight';

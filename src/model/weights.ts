@@ -1,7 +1,8 @@
 import type { Backend, DenseType, Matrix, Norm, Tensor, TernaryType, WeightType } from '../backend/backend.ts';
 import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
-import { checkScales } from '../gguf/layouts/blocks.ts';
-import { checkTrits } from '../gguf/layouts/tq1_0.ts';
+import { checkScales, negativeScale } from '../gguf/layouts/blocks.ts';
+import { checkTrits, blocks as tq1 } from '../gguf/layouts/tq1_0.ts';
+import { blocks as tq2 } from '../gguf/layouts/tq2_0.ts';
 import { decode, layoutOf } from '../gguf/layouts.ts';
 import type { Source } from '../gguf/source.ts';
 import { isTiled, type TilesOption, tilesOf } from '../gguf/tiles.ts';
@@ -107,11 +108,8 @@ export async function loadWeights<T extends Tensor>(
           signal?.throwIfAborted();
           await source.read(info.at + at, into);
           if (blocks !== undefined) checkScales(blocks, into, at, where, info.at);
-          if (info.type === 'TQ1_0' && warnings.length === 0) {
-            const odd = checkTrits(into, at);
-            const what = `byte ${info.at + at + odd}: ${into[odd]} encodes no five trits (TQ1_0), read as llama.cpp reads it`;
-            if (odd >= 0) warnings.push(`${where}: ${what}; there may be more`);
-          }
+          const odd = warnings.length === 0 ? oddity(info, into, at) : undefined;
+          if (odd !== undefined) warnings.push(`${where}: ${odd}; there may be more`);
           loadedBytes += into.length;
           onProgress?.({ loadedBytes, totalBytes, tensor: info.name });
         });
@@ -161,6 +159,17 @@ export async function loadWeights<T extends Tensor>(
     free();
     throw error;
   }
+}
+
+/** What no writer of TQ tensors leaves in a piece of one, its bytes from `at` on, though it can be computed with. */
+function oddity({ type, at: tensorAt }: TensorInfo, piece: Uint8Array, at: number): string | undefined {
+  if (type !== 'TQ1_0' && type !== 'TQ2_0') return undefined;
+  const byte = type === 'TQ1_0' ? checkTrits(piece, at) : -1;
+  if (byte >= 0) {
+    return `byte ${tensorAt + at + byte}: ${piece[byte]} encodes no five trits (TQ1_0), read as llama.cpp reads it`;
+  }
+  const scale = negativeScale(type === 'TQ1_0' ? tq1 : tq2, piece, at);
+  return scale < 0 ? undefined : `byte ${tensorAt + at + scale}: a scale below 0 (${type})`;
 }
 
 /** The copy that the head is screened with; it is freed with the tensors. */

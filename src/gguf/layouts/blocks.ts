@@ -40,6 +40,13 @@ export function checkScales(blocks: Blocks, piece: Uint8Array, at: number, where
   }
 }
 
+/** Byte of the first scale below 0 in a piece of a tensor, its bytes from `at` on, as in checkScales; else -1. */
+export function negativeScale({ bytes, scaleAt }: Blocks, piece: Uint8Array, at: number): number {
+  const first = Math.ceil((at - scaleAt) / bytes);
+  for (let i = first * bytes + scaleAt - at; i < piece.length; i += bytes) if (piece[i + 1] > 0x80) return i;
+  return -1;
+}
+
 /**
  * Checks what is to be packed.
  * @throws GgufError on a length that is not whole blocks, and on a weight that is infinite or NaN
