@@ -71,7 +71,8 @@ const MAX_BIASES = 1024;
  *   44  presencePenalty   f32
  *   48  biases            i32
  *   52  recents           i32
- *   56  0                 i64
+ *   56  mostRecents       i32  how many may be under penalty: until then the next token is added, from then on it replaces
+ *   60  oldest            i32  the entry at this index, which goes round
  *   64  {id i32, bias f32} [biases]
  *    …  id i32 [recents]  tokens under penalty, one entry for each time they occur
  */
@@ -187,7 +188,9 @@ export function writeParams(
   row.setFloat32(44, presencePenalty, true);
   row.setInt32(48, biasIds.length, true);
   row.setInt32(52, window, true);
-  row.setFloat64(56, 0, true);
+  const room = Math.floor((row.byteLength - HEADER_BYTES - 8 * biasIds.length) / 4);
+  row.setInt32(56, !penalised ? 0 : sampler.repeatLastN < 0 ? room : Math.min(sampler.repeatLastN, room), true);
+  row.setInt32(60, 0, true);
   let at = HEADER_BYTES;
   for (let i = 0; i < biasIds.length; i++, at += 8) {
     row.setInt32(at, biasIds[i], true);

@@ -65,17 +65,16 @@ export type KvType = 'f32' | 'f16';
 /**
  * Keys and values of all sequences, in blocks of `blockSize` positions that a table per sequence puts in order.
  *
- *   data    [block][layer][K, V][kvHeads][blockSize][headDim]  of `type`
+ *   data    of each layer [block][K, V][kvHeads][blockSize][headDim]  of `type`
  *   tables  [sequence][maxBlocks] i32: the block that holds positions blockSize * i …
  */
 export interface KvCache<T extends Tensor = Tensor> {
   readonly type: KvType;
-  readonly layers: number;
   readonly kvHeads: number;
   readonly headDim: number;
   readonly blockSize: number;
   readonly maxBlocks: number;
-  readonly data: T;
+  readonly data: readonly T[];
   readonly tables: T;
 }
 
@@ -90,8 +89,8 @@ export interface RowPlaces<T extends Tensor = Tensor> {
  * Each is written as a line or two of primitives in src/reference/, which is its specification.
  */
 export interface Ops<T extends Tensor = Tensor> {
-  /** x = scale (default 1) * embedding rows, staged by the host as [rows] of `type`, bytes as in the file. */
-  embed(op: { rows: number; dim: number; type: DenseType; scale?: number; staged: T; x: T }): void;
+  /** x = scale (default 1) * rows `tokens` [rows] i32 of `table`, whose rows of `dim` are of `type`, bytes as in the file. */
+  embed(op: { rows: number; dim: number; type: DenseType; scale?: number; tokens: T; table: T; x: T }): void;
 
   /**
    * h = RMSNorm(x); q = Wq h, k = Wk h, v = Wv h; ternary matrices see h quantised to int8, once for the three. With
@@ -209,6 +208,20 @@ export interface Ops<T extends Tensor = Tensor> {
    * src/sampler.ts. Logits are left as they were.
    */
   sample(op: { outs: number; vocab: number; logits: T; params: T; stride: number; picks: T; scratch: T }): void;
+
+  /**
+   * Readies the next run of rows that each have drawn a token: row i of `tokens` [outs] i32 becomes the id of pick i (0 where
+   * it is -1), that of `pos` [outs] i32 one more, and params i what they are for the sequence with that token (src/sampler.ts).
+   */
+  advance(op: { outs: number; picks: T; tokens: T; pos: T; params: T; stride: number }): void;
+}
+
+/** What is copied to the host after each run of a program: `from`, from its first byte on, one after another into `into`. */
+export interface Results<T extends Tensor = Tensor> {
+  readonly from: T;
+  readonly bytes: number;
+  /** At least `bytes` for each run. */
+  readonly into: Uint8Array;
 }
 
 /** Called once: with the error, or with nothing when all went well. */
@@ -224,11 +237,25 @@ export interface Program {
   free(): void;
 }
 
+/** A backend is gone with all its memory: a GPU was reset, unplugged or taken away. */
+export class BackendLostError extends Error {
+  override readonly name = 'BackendLostError';
+}
+
 export interface Backend<T extends Tensor = Tensor> {
   /** e.g. "wasm relaxed, 2 threads". */
   readonly name: string;
+  /** Ternary layouts that ops compute with; matrices in others have to be repacked. */
+  readonly computes: readonly TernaryType[];
   /** Layouts that are quicker to compute with when they are repacked, once, and to what. */
   readonly repacks: Readonly<Partial<Record<TernaryType, TernaryType>>>;
+  /** Most bytes that can be allocated; Infinity where no one can tell. */
+  readonly limitBytes: number;
+  /**
+   * Most runs of a program at one start. More than 1 of a device that should not wait for its host between two tokens: then the
+   * embedding table has to be in its memory, and two starts may be under way.
+   */
+  readonly maxRepeats: number;
   /** Zeroed memory, 64-byte aligned. Throws a RangeError that says how much was wanted and how much there is. */
   alloc(bytes: number): T;
   free(tensor: T): void;
@@ -239,15 +266,20 @@ export interface Backend<T extends Tensor = Tensor> {
   read(tensor: T, at: number, into: Uint8Array): Promise<void> | undefined;
   /** Bytes of `scratch` for ops of up to `rows` rows, `cols` columns, heads of `headDim` and `vocab` logits. */
   scratchBytes(rows: number, cols: number, headDim: number, vocab: number): number;
-  /** Bytes of the copy that screens a head of `rows` x `cols`. */
+  /** Bytes of the copy that screens a head of `rows` x `cols`; 0 where nothing is gained by one. */
   screenBytes(rows: number, cols: number): number;
   readonly ops: Ops<T>;
   /** Everything that `build` enqueues through `ops`, as a program. */
   record(build: () => void): Program;
   /** Runs a program, after those started before it. Settles when its results can be read. */
   run(program: Program): Promise<void>;
-  /** As `run`, for a caller that steps once a token and wants no promises; `done` is called after this has returned. */
-  start(program: Program, done: Done): void;
+  /**
+   * Runs a program `repeats` times, for a caller that steps once a token and wants no promises; `done` is called after this
+   * has returned, when the results are there. Starts are done in order. Fails with a BackendLostError when the device is gone.
+   */
+  start(program: Program, repeats: number, results: Results<T> | undefined, done: Done): void;
+  /** Bytes allocated now, and bytes of memory held. */
+  memoryUsed(): { allocated: number; held: number };
   /** Frees everything; settles when no thread is left. */
   dispose(): Promise<void>;
 }
