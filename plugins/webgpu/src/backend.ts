@@ -1,0 +1,227 @@
+import type { Backend, Done, Program, Results } from 'ternlm/backend';
+import { type DeviceInfo, lostError, type OpenDevice } from './device.ts';
+import { createGpuMemory, type GpuTensor } from './memory.ts';
+import { createOps } from './ops/ops.ts';
+import { createRecorder, type Dispatch, type Recording } from './recorder.ts';
+
+/** Time that the dispatches of one stem took since the backend was opened. */
+export interface StemTime {
+  readonly stem: string;
+  readonly dispatches: number;
+  readonly ms: number;
+}
+
+export interface WebGpuBackend extends Backend<GpuTensor> {
+  readonly info: DeviceInfo;
+  /** Settles with the reason when the device is gone, by `dispose` too. */
+  readonly lost: Promise<Error>;
+  /** Time by stem, where the backend was opened with `profile` and the device has timestamps; else nothing. */
+  profile(): readonly StemTime[];
+}
+
+interface GpuProgram extends Program {
+  readonly recording: Recording;
+}
+
+/** Runs of one start: enough to hide a submit's round trip, few enough that tokens stream (not tuned on a GPU). */
+const MAX_REPEATS = 16;
+/** Pieces in which `fill` hands out memory, and what may wait for its way to the device at once. */
+const FILL_BYTES = 8 << 20;
+const MAX_WAITING = 128 << 20;
+
+const { MAP_READ, COPY_DST } = { MAP_READ: 0x01, COPY_DST: 0x08 };
+const READ = 0x01;
+
+const roundUp = (bytes: number, to: number) => Math.ceil(bytes / to) * to;
+
+/** A backend over an open device. It takes the device over: `dispose` destroys it, unless it is the caller's own. */
+export function backendOver(
+  { device, variant, info }: OpenDevice,
+  own: boolean,
+  maxRepeats: number = MAX_REPEATS,
+): WebGpuBackend {
+  const memory = createGpuMemory(device);
+  let failure: Error | undefined;
+  let lost: Error | undefined;
+  let disposed = false;
+  const fail = (error: Error) => {
+    failure ??= error;
+  };
+  device.addEventListener('uncapturederror', (event) => fail(new Error(`webgpu: ${event.error.message}`)));
+  const whenLost = device.lost.then((reason) => {
+    lost = lostError(reason);
+    return lost;
+  });
+  const { recorder, record } = createRecorder(device, memory, variant, fail);
+  /** Read by the host, by their size, while no one waits for them. */
+  const staging = new Map<number, GPUBuffer[]>();
+
+  const takeStaging = (bytes: number): GPUBuffer =>
+    staging.get(bytes)?.pop() ?? memory.create(bytes, MAP_READ | COPY_DST);
+  function giveStaging(buffer: GPUBuffer, bytes: number): void {
+    const idle = staging.get(bytes) ?? [];
+    staging.set(bytes, idle);
+    // Small ones come again each token; large ones are rare.
+    if (bytes <= 65_536) idle.push(buffer);
+    else memory.destroy(buffer);
+  }
+  function checkLive(): void {
+    if (disposed) throw new Error('webgpu: the backend was disposed');
+    if (lost !== undefined) throw lost;
+  }
+  /** What went wrong so far, once. */
+  function takeFailure(): Error | undefined {
+    const error = lost ?? failure;
+    failure = undefined;
+    return error;
+  }
+
+  /** Maps a staging buffer and hands it out; the error tells of a lost device where that is why. */
+  async function mapped(buffer: GPUBuffer, bytes: number, take: (from: Uint8Array) => void): Promise<void> {
+    try {
+      await buffer.mapAsync(READ, 0, bytes);
+      take(new Uint8Array(buffer.getMappedRange(0, bytes)));
+      buffer.unmap();
+    } catch (error) {
+      // A lost device is told by its own promise, a turn later maybe.
+      const reason = await Promise.race([whenLost, new Promise<undefined>((resolve) => setTimeout(resolve, 100))]);
+      throw disposed ? new Error('webgpu: the backend was disposed') : (reason ?? error);
+    }
+    giveStaging(buffer, bytes);
+  }
+
+  function encode(pass: GPUComputePassEncoder, dispatches: readonly Dispatch[]): void {
+    let pipeline: GPUComputePipeline | undefined;
+    for (const { pipeline: next, group, groups } of dispatches) {
+      if (next !== pipeline) pass.setPipeline(next);
+      pipeline = next;
+      pass.setBindGroup(0, group);
+      pass.dispatchWorkgroups(...groups);
+    }
+  }
+
+  async function start(program: Program, repeats: number, results: Results<GpuTensor> | undefined): Promise<void> {
+    checkLive();
+    if (!(repeats >= 1 && repeats <= maxRepeats)) {
+      throw new RangeError(`webgpu: ${repeats} runs at one start, expected 1 to ${maxRepeats}`);
+    }
+    const { dispatches } = (program as GpuProgram).recording;
+    const encoder = device.createCommandEncoder();
+    const bytes = results === undefined ? 0 : roundUp(results.bytes, 4);
+    const copies = results === undefined ? undefined : takeStaging(bytes * repeats);
+    for (let i = 0; i < repeats; i++) {
+      const pass = encoder.beginComputePass();
+      encode(pass, dispatches);
+      pass.end();
+      if (results !== undefined && copies !== undefined) {
+        encoder.copyBufferToBuffer(results.from.buffer, 0, copies, i * bytes, bytes);
+      }
+    }
+    device.queue.submit([encoder.finish()]);
+    if (results === undefined || copies === undefined) await device.queue.onSubmittedWorkDone();
+    else {
+      await mapped(copies, bytes * repeats, (from) => {
+        for (let i = 0; i < repeats; i++) {
+          results.into.set(from.subarray(i * bytes, i * bytes + results.bytes), i * results.bytes);
+        }
+      });
+    }
+    await memory.check();
+    const error = takeFailure();
+    if (error !== undefined) throw error;
+  }
+
+  function checkRange(tensor: GpuTensor, at: number, count: number): void {
+    if (at < 0 || count < 0 || at + count > tensor.bytes) {
+      throw new RangeError(`webgpu: bytes ${at} … ${at + count} of a tensor of ${tensor.bytes}`);
+    }
+  }
+  /** The device takes whole words: what a tensor has over at its end is filled up. */
+  function write(tensor: GpuTensor, at: number, bytes: Uint8Array): void {
+    checkRange(tensor, at, bytes.length);
+    if (at % 4 !== 0 || (bytes.length % 4 !== 0 && at + bytes.length !== tensor.bytes)) {
+      throw new RangeError(`webgpu: write of ${bytes.length} bytes at ${at}, expected whole words`);
+    }
+    if (bytes.length === 0) return;
+    let source = bytes;
+    if (bytes.length % 4 !== 0) {
+      source = new Uint8Array(roundUp(bytes.length, 4));
+      source.set(bytes);
+    }
+    device.queue.writeBuffer(tensor.buffer, at, source as Uint8Array<ArrayBuffer>);
+  }
+
+  return {
+    name: `webgpu ${info.adapter}`,
+    info,
+    lost: whenLost,
+    computes: ['i2_s', 'tq2_0'],
+    repacks: { tl1: 'i2_s', tl2: 'i2_s', tq1_0: 'tq2_0' },
+    limitBytes: Number.POSITIVE_INFINITY,
+    maxRepeats,
+    alloc(bytes) {
+      checkLive();
+      return memory.alloc(bytes);
+    },
+    free: memory.free,
+    write,
+    async fill(tensor, read) {
+      const piece = new Uint8Array(Math.min(FILL_BYTES, tensor.bytes));
+      let waiting = 0;
+      for (let at = 0; at < tensor.bytes; at += piece.length) {
+        checkLive();
+        const part = piece.subarray(0, Math.min(piece.length, tensor.bytes - at));
+        await read(at, part);
+        write(tensor, at, part);
+        waiting += part.length;
+        if (waiting >= MAX_WAITING) {
+          device.queue.submit([]);
+          await device.queue.onSubmittedWorkDone();
+          waiting = 0;
+        }
+      }
+      await memory.check();
+      const error = takeFailure();
+      if (error !== undefined) throw error;
+    },
+    async read(tensor, at, into) {
+      checkLive();
+      checkRange(tensor, at, into.length);
+      const first = at - (at % 4);
+      const bytes = roundUp(at + into.length, 4) - first;
+      const copy = takeStaging(bytes);
+      const encoder = device.createCommandEncoder();
+      encoder.copyBufferToBuffer(tensor.buffer, first, copy, 0, bytes);
+      device.queue.submit([encoder.finish()]);
+      await mapped(copy, bytes, (from) => into.set(from.subarray(at - first, at - first + into.length)));
+    },
+    // Ops make what they need themselves, see `part` in recorder.ts.
+    scratchBytes: () => 16,
+    screenBytes: () => 0,
+    ops: createOps(recorder),
+    record(build) {
+      checkLive();
+      const recording = record(build);
+      const program: GpuProgram = { recording, free: () => disposed || memory.destroy(recording.uniforms) };
+      return program;
+    },
+    run: (program) => start(program, 1, undefined),
+    start(program: Program, repeats: number, results: Results<GpuTensor> | undefined, done: Done) {
+      start(program, repeats, results).then(
+        () => done(),
+        (error: Error) => done(error),
+      );
+    },
+    memoryUsed: () => ({ allocated: memory.used(), held: memory.used() }),
+    profile: () => [],
+    async dispose() {
+      if (disposed) return;
+      disposed = true;
+      memory.dispose();
+      if (own) {
+        device.destroy();
+        await whenLost;
+      }
+    },
+  };
+}
