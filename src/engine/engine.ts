@@ -152,11 +152,11 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
   }
 
   /** Hands out what the step picked. */
-  function deliver(): void {
+  function deliver(picks: DataView): void {
     for (let i = 0; i < running.length; i++) {
       const entry = running[i];
       if (entry.out < 0) continue;
-      readPick(stepper.picks, entry.out * PICK_BYTES, pick);
+      readPick(picks, entry.out * PICK_BYTES, pick);
       entry.out = -1;
       if (entry.ended) continue;
       if (pick.id < 0) {
@@ -173,13 +173,13 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
   }
 
   /** Hands out what the last step picked, if there was one, and begins the next, whose end comes back here: no promise a token. */
-  function step(error?: Error): void {
+  function step(error?: Error, picks?: DataView): void {
     try {
       if (error !== undefined) throw error;
-      deliver();
+      if (picks !== undefined) deliver(picks);
       compose();
       if (rows > 0) {
-        stepper.start(rows, outs, outs > 0, step);
+        stepper.start(rows, outs, outs > 0, 1, step);
         return;
       }
     } catch (cause) {
