@@ -9,7 +9,7 @@ export interface DeviceOptions {
   readonly device?: GPUDevice;
   /** Overrides of what is chosen by the device's features. */
   readonly variant?: Partial<Variant>;
-  /** Asks for timestamps, where the device has them. */
+  /** Asks the device for timestamps, where it has them. */
   readonly profile?: boolean;
 }
 
