@@ -24,6 +24,7 @@ describe('fit', () => {
   const needs = (change: Partial<Needs>): Needs => ({
     layers: 2 * GB,
     head: 0,
+    embedding: 0,
     screen: 0,
     cache: 0,
     working: 0,
