@@ -66,6 +66,18 @@ describe('fit', () => {
     }
   });
 
+  it('counts an embedding of its own where steps are repeated', () => {
+    const info = header.tensors.get('token_embd.weight');
+    const embeddingOf = (headTensor: Config['headTensor'], maxRepeats: number) =>
+      needsOf(header, { ...config, headTensor }, { repacks: {}, screenBytes: () => 0, maxRepeats }, WISHES).embedding;
+    expect(embeddingOf('token_embd.weight', 8)).toBe(0);
+    expect(embeddingOf(undefined, 8)).toBe(info?.bytes);
+    expect(embeddingOf(undefined, 1)).toBe(0);
+    expect(() => fitted({ head: GB, embedding: 0.5 * GB, cache: 2 * GB })).toThrow(
+      'head 1.00 GB, embedding 0.50 GB, cache of 4096 positions 2.00 GB, working memory 0.00 GB: 5.50 GB of at most 4.29 GB',
+    );
+  });
+
   it('is asked before anything is read', async () => {
     const loading = loadModel(golden('b1.58-i2_s'), { threads: 1, contextSize: 1 << 24 });
     await expect(loading).rejects.toThrow(/does not fit: .*cache of 16777216 positions .* a contextSize of \d+ fits$/);
