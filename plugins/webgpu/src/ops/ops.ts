@@ -2,6 +2,7 @@ import type { Ops } from 'ternlm/backend';
 import type { GpuTensor } from '../memory.ts';
 import type { Recorder } from '../recorder.ts';
 import { linearOps } from './linear.ts';
+import { repackOps } from './repack.ts';
 
 /** The blocks of a transformer as dispatches. */
 export function createOps(recorder: Recorder): Ops<GpuTensor> {
@@ -10,12 +11,11 @@ export function createOps(recorder: Recorder): Ops<GpuTensor> {
   };
   return {
     ...linearOps(recorder),
+    ...repackOps(recorder),
     embed: todo,
     attention: todo,
     sample: todo,
     advance: todo,
-    checkTernary: todo,
-    repack: todo,
     buildScreen: todo,
     head: todo,
   };
