@@ -3,7 +3,7 @@
 export { dotProbe } from './dots';
 export { enterThread } from './lanes';
 export {
-  ADD_NORM, ATTENTION, BARRIER, CHECK_TERNARY, CHECK_TL, EMBED, GLU, LINEAR, NORM, PREPARE, REPACK, REPACK_TL, RESCORE, ROPE, SAMPLE,
+  ADD_NORM, ADVANCE, ATTENTION, BARRIER, CHECK_TERNARY, CHECK_TL, EMBED, GLU, LINEAR, NORM, PREPARE, REPACK, REPACK_TL, RESCORE, ROPE, SAMPLE,
   SCREEN, SCREEN_BUILD, SCREEN_PREPARE, TABLES, linearScratchBytes, runProgram, serve, start, stop,
 } from './program';
 export { attentionScratchBytes } from './kernels/attention';

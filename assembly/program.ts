@@ -12,6 +12,7 @@
 
 import { barrier, signal, waitWhile } from './barrier';
 import { F16_BIAS } from './lanes';
+import { advance } from './kernels/advance';
 import { attentionTile, tileHeads, tileRows } from './kernels/attention';
 import { checkTernary } from './kernels/check_ternary';
 import { bitLinear, bitLinearScratchBytes, TILE_ROWS } from './kernels/bit_linear';
@@ -48,6 +49,7 @@ export const REPACK: i32 = 16;
 export const CHECK_TL: i32 = 17;
 export const REPACK_TL: i32 = 18;
 export const TABLES: i32 = 19;
+export const ADVANCE: i32 = 20;
 
 const BARRIER_AT: usize = 2048;
 const START_AT: usize = 2112;
@@ -76,6 +78,7 @@ export function runProgram(list: usize, index: i32, threads: i32): void {
     else if (op == TABLES) runTables(list + 8, index, threads);
     else if (op == REPACK_TL) runRepackTl(list + 8, index, threads);
     else if (op == REPACK) runRepack(list + 8, index, threads);
+    else if (op == ADVANCE) runAdvance(list + 8, index, threads);
     else unreachable();
     list += <usize>load<i32>(list, 4) << 2;
   }
@@ -126,13 +129,13 @@ export function serve(index: i32, last: i32): i32 {
   return type == TL1 || type == TL2 ? share(rows >> 5, index, threads) << 5 : shareOf4(rows, index, threads);
 }
 
-// [rows, dim, type, staged, x, scale]
+// [rows, dim, type, tokens, table, x, scale]
 function runEmbed(a: usize, index: i32, threads: i32): void {
-  const dim = arg(a, 1), type = arg(a, 2), scale = load<f32>(a, 20);
+  const dim = arg(a, 1), type = arg(a, 2), scale = load<f32>(a, 24);
   const end = share(arg(a, 0), index + 1, threads);
   for (let r = share(arg(a, 0), index, threads); r < end; r++) {
-    const x = <usize>(arg(a, 4) + r * dim * 4);
-    decodeRow(type, <usize>arg(a, 3), r, dim, x);
+    const x = <usize>(arg(a, 5) + r * dim * 4);
+    decodeRow(type, <usize>arg(a, 4), load<i32>(<usize>(arg(a, 3) + 4 * r)), dim, x);
     if (scale == 1) continue;
     for (let i = x; i < x + (<usize>dim << 2); i += 4) store<f32>(i, load<f32>(i) * scale);
   }
@@ -297,6 +300,16 @@ function runSample(a: usize, index: i32, threads: i32): void {
     sample(
       <usize>(arg(a, 2) + r * vocab * 4), vocab, <usize>(arg(a, 3) + r * arg(a, 4)), <usize>(arg(a, 5) + r * arg(a, 6)),
       <usize>(arg(a, 7) + index * arg(a, 8)),
+    );
+  }
+}
+
+// [outs, picks, bytes of a pick, tokens, pos, params, stride]
+function runAdvance(a: usize, index: i32, threads: i32): void {
+  const end = share(arg(a, 0), index + 1, threads);
+  for (let r = share(arg(a, 0), index, threads); r < end; r++) {
+    advance(
+      <usize>(arg(a, 1) + r * arg(a, 2)), <usize>(arg(a, 3) + 4 * r), <usize>(arg(a, 4) + 4 * r), <usize>(arg(a, 5) + r * arg(a, 6)),
     );
   }
 }

@@ -1,5 +1,5 @@
 // What the matrices of a model see: the mean square of each column of their inputs over a text.
-import type { Backend, KvType, Matrix, Norm, Ops, Program, Tensor } from './backend/backend.ts';
+import type { Backend, KvType, Matrix, Norm, Ops, Program, Results, Tensor } from './backend/backend.ts';
 import { chunksOf, evaluate, ROWS, type Subject } from './evaluate.ts';
 
 export interface ActivationsOptions {
@@ -141,6 +141,14 @@ function watched<T extends Tensor>(
     }
   }
 
+  async function runs(program: Program, repeats: number, results: Results<T> | undefined): Promise<void> {
+    for (let i = 0; i < repeats; i++) {
+      await run(program);
+      if (results === undefined) continue;
+      await backend.read(results.from, 0, results.into.subarray(i * results.bytes, (i + 1) * results.bytes));
+    }
+  }
+
   return {
     ...backend,
     ops,
@@ -162,7 +170,7 @@ function watched<T extends Tensor>(
       return program;
     },
     run,
-    start: (program, done) => void run(program).then(() => done(), done),
+    start: (program, repeats, results, done) => void runs(program, repeats, results).then(() => done(), done),
   };
 }
 

@@ -10,6 +10,8 @@ export interface Needs {
   /** Matrices and norms of the layers, as they are computed with. */
   readonly layers: number;
   readonly head: number;
+  /** The embedding table, where it has to be there and is not the head as well. */
+  readonly embedding: number;
   /** The copy that the head is screened with. */
   readonly screen: number;
   /** Keys and values of one sequence of the whole context, and the angles of its positions. */
@@ -38,7 +40,7 @@ export function repackedBytes({ dims: [cols, rows] }: TensorInfo, type: TernaryT
 export function needsOf<T extends Tensor>(
   header: GgufHeader,
   c: Config,
-  backend: Pick<Backend<T>, 'repacks' | 'screenBytes'>,
+  backend: Pick<Backend<T>, 'repacks' | 'screenBytes' | 'maxRepeats'>,
   { head, repack, kv, contextSize, rows, outs }: Wishes,
 ): Needs {
   const headTensor = c.headTensor === undefined ? undefined : header.tensors.get(c.headTensor);
@@ -54,9 +56,11 @@ export function needsOf<T extends Tensor>(
   // Of f32, from above: x and staged rows, q, k, v and attn (src/model/step.ts), ffn and six widths of scratch (scratchBytes);
   // logits and the lower bounds of a screen. test/fit.test.ts holds it to what loading takes.
   const activations = 4 * rows * (2 * c.dim + 4 * c.heads * c.headDim + 7 * widest) + 8 * outs * c.vocab;
+  const isApart = backend.maxRepeats > 1 && c.headTensor !== 'token_embd.weight';
   return {
     layers,
     head: headTensor?.bytes ?? 0,
+    embedding: isApart ? (header.tensors.get('token_embd.weight') as TensorInfo).bytes : 0,
     screen: headTensor !== undefined && head === 'auto' ? backend.screenBytes(c.vocab, c.dim) : 0,
     cache: headTensor === undefined ? 0 : kvBlocksOf(contextSize) * kvBlockBytes(c, kv) + 4 * contextSize * c.ropeDim,
     working: activations + largest,
@@ -74,12 +78,12 @@ export function fitOf(
   limit: number,
   contextSize: number,
 ): 'all' | 'without screen' {
-  const { layers, head, screen, cache, working } = needs;
-  const least = layers + head + cache + working;
+  const { layers, head, embedding, screen, cache, working } = needs;
+  const least = layers + head + embedding + cache + working;
   if (least + screen <= limit) return 'all';
   if (least <= limit) return 'without screen';
   const gb = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`;
-  const left = limit - layers - head - working;
+  const left = limit - layers - head - embedding - working;
   const positions = cache === 0 ? 0 : Math.floor((left * contextSize) / cache / 32) * 32;
   const lessHead = head - (c.vocab * c.dim * q6k.bytes) / q6k.weights;
   const advice = [
@@ -88,7 +92,8 @@ export function fitOf(
     ...(lessHead > 1e8 ? [`a head in Q6_K takes ${gb(lessHead)} less (ternlm convert --embedding q6_k)`] : []),
   ];
   throw new RangeError(
-    `${file}: does not fit: layers ${gb(layers)}, head ${gb(head)}, cache of ${contextSize} positions ${gb(cache)}, ` +
+    `${file}: does not fit: layers ${gb(layers)}, head ${gb(head)}, ` +
+      `${embedding > 0 ? `embedding ${gb(embedding)}, ` : ''}cache of ${contextSize} positions ${gb(cache)}, ` +
       `working memory ${gb(working)}: ${gb(least)} of at most ${gb(limit)}${advice.map((text) => `; ${text}`).join('')}`,
   );
 }

@@ -33,8 +33,10 @@ export interface ModelWeights<T extends Tensor> {
 
 /** The tensors that a step reads and writes; the host fills the first group. All f32 but where said. */
 export interface Activations<T extends Tensor> {
-  /** [rows][dim] embedding rows, in the type of the file's table. */
-  readonly staged: T;
+  /** [rows] i32: rows of `table`. */
+  readonly tokens: T;
+  /** Embedding rows in the type of the file's table: all of it, or those that the host has put there for this step. */
+  readonly table: T;
   readonly places: RowPlaces<T>;
   /** [outs] i32: the rows whose logits are wanted. */
   readonly index: T;
@@ -74,7 +76,7 @@ export function forward<T extends Tensor>(
 ): void {
   const { x, q, k, v, attn, ffn, scratch, rope, places, index, logits } = a;
   const { heads, ropeDim, ropeStyle, activation } = c;
-  ops.embed({ rows, dim: c.dim, type: w.embeddingType, scale: c.embeddingScale, staged: a.staged, x });
+  ops.embed({ rows, dim: c.dim, type: w.embeddingType, scale: c.embeddingScale, tokens: a.tokens, table: a.table, x });
   for (let layer = 0; layer < c.layers; layer++) {
     const l = w.layers[layer];
     const { wq, wk, wv, wo, gate, up, headNorms } = l;

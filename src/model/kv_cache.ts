@@ -49,16 +49,21 @@ export function createKvCache<T extends Tensor>(
   blocks: number = kvBlocksOf(context) * sequences,
 ): KvBlocks<T> {
   const maxBlocks = kvBlocksOf(context);
-  const data = backend.alloc(blocks * kvBlockBytes(c, type));
-  let tables: T;
+  const owned: T[] = [];
+  const free = () => {
+    for (const tensor of owned) backend.free(tensor);
+  };
   try {
-    tables = backend.alloc(sequences * maxBlocks * 4);
+    for (let layer = 0; layer < c.layers; layer++)
+      owned.push(backend.alloc((blocks * kvBlockBytes(c, type)) / c.layers));
+    owned.push(backend.alloc(sequences * maxBlocks * 4));
   } catch (error) {
-    backend.free(data);
+    free();
     throw error;
   }
-  const { layers, kvHeads, headDim } = c;
-  const cache: KvCache<T> = { type, layers, kvHeads, headDim, blockSize: BLOCK_SIZE, maxBlocks, data, tables };
+  const [data, tables] = [owned.slice(0, c.layers), owned[c.layers]];
+  const { kvHeads, headDim } = c;
+  const cache: KvCache<T> = { type, kvHeads, headDim, blockSize: BLOCK_SIZE, maxBlocks, data, tables };
   // Last in, first out: a block that was in use is already in memory.
   const freeBlocks = Array.from({ length: blocks }, (_, i) => blocks - 1 - i);
   const freeRows = Array.from({ length: sequences }, (_, i) => sequences - 1 - i);
@@ -90,9 +95,6 @@ export function createKvCache<T extends Tensor>(
         },
       };
     },
-    dispose() {
-      backend.free(data);
-      backend.free(tables);
-    },
+    dispose: free,
   };
 }

@@ -1,4 +1,4 @@
-import { type Backend, type Done, type Program, promised, type Tensor } from '../backend/backend.ts';
+import { type Backend, type Done, type Program, promised, type Results, type Tensor } from '../backend/backend.ts';
 import { PICK_BYTES } from '../sampler.ts';
 import type { Config } from './config.ts';
 import { type Activations, forward } from './forward.ts';
@@ -13,6 +13,9 @@ export interface StepLimits {
   readonly paramsStride: number;
 }
 
+/** The error, or the picks [repeats][outs], PICK_BYTES apart (src/sampler.ts), which are valid until this returns. */
+export type StepDone = (error: Error | undefined, picks: DataView) => void;
+
 /**
  * One forward pass over a batch of rows. The caller fills the first entries of the arrays, then runs; nothing is allocated
  * a step.
@@ -26,12 +29,20 @@ export interface Stepper extends StepLimits {
   readonly index: Int32Array;
   /** Sampling parameters of each out, see src/sampler.ts. */
   readonly params: readonly DataView[];
-  /** What was sampled for each out, PICK_BYTES apart; filled with `sample`. */
-  readonly picks: DataView;
-  /** Runs the batch and, with `sample`, picks a token for each out. One batch at a time. */
+  /** Most tokens that the rows of a step can draw one after another in one start: the backend's maxRepeats. */
+  readonly maxRepeats: number;
+  /**
+   * Runs the batch; with `sample`, picks a token for each out. `repeats` above 1 only where row i is out i for all rows: each
+   * then goes on with what it drew.
+   */
+  start(rows: number, outs: number, sample: boolean, repeats: number, done: StepDone): void;
+  /**
+   * As often again, from where the last start, or the last `again`, leaves its rows; may be called while that is under way. Only
+   * for batches that may repeat, on a backend whose maxRepeats is above 1.
+   */
+  again(repeats: number, done: StepDone): void;
+  /** As `start`, once, for a caller that wants a promise and no picks. */
   run(rows: number, outs: number, sample: boolean): Promise<void>;
-  /** As `run`, without promises. */
-  start(rows: number, outs: number, sample: boolean, done: Done): void;
   /** Logits f32 [vocab] of out `i` of the last run; of a model without a head its hidden state f32 [dim]. */
   readOut(i: number, into: Float32Array): Promise<void>;
   dispose(): void;
@@ -42,9 +53,24 @@ const MAX_SHAPES = 32;
 
 interface Shape<T extends Tensor> {
   readonly program: Program;
-  /** What is written before each run. */
+  /** What is written before each start. */
   readonly inputs: readonly (readonly [T, Uint8Array])[];
-  readonly picks: Uint8Array | undefined;
+  /** Where picks go, of each of the two that may be under way. */
+  readonly results: readonly [Results<T> | undefined, Results<T> | undefined];
+}
+
+/** A start that is under way, or will be: two of them alternate. */
+interface Slot {
+  readonly picks: Uint8Array;
+  whenDone: StepDone;
+  readonly onRun: Done;
+}
+
+function createSlot(bytes: number): Slot {
+  const picks = new Uint8Array(bytes);
+  const view = new DataView(picks.buffer);
+  const slot: Slot = { picks, whenDone() {}, onRun: (error) => slot.whenDone(error, view) };
+  return slot;
 }
 
 export function createStepper<T extends Tensor>(
@@ -55,6 +81,8 @@ export function createStepper<T extends Tensor>(
   limits: StepLimits,
 ): Stepper {
   const { maxRows, maxOuts, paramsStride } = limits;
+  const { maxRepeats } = backend;
+  const { tensor: embedding, rowBytes, readRow } = w.embedding;
   const owned: T[] = [];
   const alloc = (bytes: number) => {
     try {
@@ -70,7 +98,8 @@ export function createStepper<T extends Tensor>(
   const attnDim = c.heads * c.headDim;
   const width = c.headTensor === undefined ? c.dim : c.vocab;
   const a: Activations<T> = {
-    staged: alloc(maxRows * w.embedding.rowBytes),
+    tokens: alloc(maxRows * 4),
+    table: embedding ?? alloc(maxRows * rowBytes),
     places: { pos: alloc(maxRows * 4), sequence: alloc(maxRows * 4) },
     index: alloc(maxOuts * 4),
     rope: alloc(context * c.ropeDim * 4),
@@ -98,38 +127,34 @@ export function createStepper<T extends Tensor>(
   const sequence = new Int32Array(maxRows);
   const index = new Int32Array(maxOuts);
   const params = new Uint8Array(maxOuts * paramsStride);
-  const picks = new Uint8Array(maxOuts * PICK_BYTES);
-  const { rowBytes } = w.embedding;
-  const staged = new Uint8Array(maxRows * rowBytes);
+  const slots = [createSlot(maxRepeats * maxOuts * PICK_BYTES), createSlot(maxRepeats * maxOuts * PICK_BYTES)] as const;
+  const staged = new Uint8Array(embedding === undefined ? maxRows * rowBytes : 0);
   const stagedRows = Array.from({ length: maxRows }, (_, r) => staged.subarray(r * rowBytes, (r + 1) * rowBytes));
+  // Rows that the host puts there stand in order.
+  if (embedding === undefined) backend.write(a.tokens, 0, bytesOf(Int32Array.from(stagedRows.keys()), maxRows));
 
   /** A program for one shape of batch, and the views of what goes in and out, so that a step makes none. */
   function shapeOf(rows: number, outs: number, sample: boolean): Shape<T> {
     const program = backend.record(() => {
       // Whoever reads logits gets all of them as the file has them; a sampler looks at the best.
       forward(backend.ops, c, w, kv.cache, a, rows, outs, sample ? screen : undefined);
-      if (sample) {
-        const { logits, scratch } = a;
-        const stride = paramsStride;
-        backend.ops.sample({
-          outs,
-          vocab: c.vocab,
-          logits,
-          params: paramsTensor,
-          stride,
-          picks: picksTensor,
-          scratch,
-        });
-      }
+      if (!sample) return;
+      const { logits, scratch } = a;
+      const drawn = { outs, params: paramsTensor, stride: paramsStride, picks: picksTensor };
+      backend.ops.sample({ ...drawn, vocab: c.vocab, logits, scratch });
+      if (rows === outs && maxRepeats > 1) backend.ops.advance({ ...drawn, tokens: a.tokens, pos: a.places.pos });
     });
     const inputs: [T, Uint8Array][] = [
-      [a.staged, staged.subarray(0, rows * rowBytes)],
-      [a.places.pos, new Uint8Array(pos.buffer, 0, rows * 4)],
-      [a.places.sequence, new Uint8Array(sequence.buffer, 0, rows * 4)],
-      [a.index, new Uint8Array(index.buffer, 0, outs * 4)],
+      embedding === undefined ? [a.table, staged.subarray(0, rows * rowBytes)] : [a.tokens, bytesOf(tokens, rows)],
+      [a.places.pos, bytesOf(pos, rows)],
+      [a.places.sequence, bytesOf(sequence, rows)],
+      [a.index, bytesOf(index, outs)],
     ];
     if (sample) inputs.push([paramsTensor, params.subarray(0, outs * paramsStride)]);
-    return { program, inputs, picks: sample ? picks.subarray(0, outs * PICK_BYTES) : undefined };
+    const bytes = outs * PICK_BYTES;
+    const resultsIn = ({ picks }: Slot): Results<T> | undefined =>
+      sample ? { from: picksTensor, bytes, into: picks.subarray(0, maxRepeats * bytes) } : undefined;
+    return { program, inputs, results: [resultsIn(slots[0]), resultsIn(slots[1])] };
   }
 
   const shapes = new Map<number, Shape<T>>();
@@ -152,22 +177,21 @@ export function createStepper<T extends Tensor>(
     return shape;
   }
 
-  /** Of the step under way. */
-  let whenDone: Done = () => {};
-  let running: Shape<T> | undefined;
-  function onRun(error?: Error): void {
-    const picked = running?.picks;
-    const reading = error === undefined && picked !== undefined ? backend.read(picksTensor, 0, picked) : undefined;
-    if (reading === undefined) whenDone(error);
-    else reading.then(() => whenDone(), whenDone);
+  let turn: 0 | 1 = 0;
+  /** Starts the shape of the last batch. */
+  function again(repeats: number, done: StepDone): void {
+    const slot = slots[turn];
+    slot.whenDone = done;
+    const results = lastShape.results[turn];
+    turn = turn === 0 ? 1 : 0;
+    backend.start(lastShape.program, repeats, results, slot.onRun);
   }
 
-  function start(rows: number, outs: number, sample: boolean, done: Done): void {
-    running = shapeFor(rows, outs, sample);
-    whenDone = done;
-    for (let r = 0; r < rows; r++) w.embedding.readRow(tokens[r], stagedRows[r]);
-    for (let i = 0; i < running.inputs.length; i++) backend.write(running.inputs[i][0], 0, running.inputs[i][1]);
-    backend.start(running.program, onRun);
+  function start(rows: number, outs: number, sample: boolean, repeats: number, done: StepDone): void {
+    const { inputs } = shapeFor(rows, outs, sample);
+    if (readRow !== undefined) for (let r = 0; r < rows; r++) readRow(tokens[r], stagedRows[r]);
+    for (let i = 0; i < inputs.length; i++) backend.write(inputs[i][0], 0, inputs[i][1]);
+    again(repeats, done);
   }
 
   return {
@@ -177,9 +201,10 @@ export function createStepper<T extends Tensor>(
     sequence,
     index,
     params: Array.from({ length: maxOuts }, (_, i) => new DataView(params.buffer, i * paramsStride, paramsStride)),
-    picks: new DataView(picks.buffer),
-    run: (rows, outs, sample) => promised((done) => start(rows, outs, sample, done)),
+    maxRepeats,
     start,
+    again,
+    run: (rows, outs, sample) => promised((done) => start(rows, outs, sample, 1, done)),
     async readOut(i, into) {
       await backend.read(a.logits, i * width * 4, new Uint8Array(into.buffer, into.byteOffset, into.byteLength));
     },
@@ -188,6 +213,10 @@ export function createStepper<T extends Tensor>(
       for (const tensor of owned) backend.free(tensor);
     },
   };
+}
+
+function bytesOf(x: Int32Array, count: number): Uint8Array {
+  return new Uint8Array(x.buffer, 0, count * 4);
 }
 
 /**

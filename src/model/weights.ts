@@ -3,7 +3,7 @@ import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
 import { checkScales, negativeScale } from '../gguf/layouts/blocks.ts';
 import { checkTrits, blocks as tq1 } from '../gguf/layouts/tq1_0.ts';
 import { blocks as tq2 } from '../gguf/layouts/tq2_0.ts';
-import { decode, layoutOf } from '../gguf/layouts.ts';
+import { decode, layoutOf, TERNARY } from '../gguf/layouts.ts';
 import type { Source } from '../gguf/source.ts';
 import { isTiled, type TilesOption, tilesOf } from '../gguf/tiles.ts';
 import type { Config } from './config.ts';
@@ -18,11 +18,16 @@ export interface LoadProgress {
   readonly tensor: string;
 }
 
-/** The input embedding. It stays outside the backend: one row a token is read from it. */
-export interface EmbeddingTable {
+/**
+ * The input embedding: in the backend's memory where it is the head as well or where steps are repeated there, else outside,
+ * as one row a token is read from it.
+ */
+export interface EmbeddingTable<T extends Tensor> {
+  /** In the backend's memory. */
+  readonly tensor: T | undefined;
   readonly rowBytes: number;
-  /** Row of `token`, rowBytes long, into `into`. */
-  readRow(token: number, into: Uint8Array): void;
+  /** Of a table outside: row of `token`, rowBytes long, into `into`. */
+  readonly readRow: ((token: number, into: Uint8Array) => void) | undefined;
 }
 
 /** How the matrices of the layers are stored. */
@@ -41,7 +46,7 @@ export interface LoadedWeights<T extends Tensor> extends ModelWeights<T> {
   readonly warnings: readonly string[];
   /** Copy of the head that it is screened with. */
   readonly screen: T | undefined;
-  readonly embedding: EmbeddingTable;
+  readonly embedding: EmbeddingTable<T>;
   /** [ropeDim / 2] divisors of the rotation frequencies, where the file has them. */
   readonly ropeFreqs: Float32Array | undefined;
   free(): void;
@@ -62,7 +67,9 @@ export interface LoadOptions {
  * Reads the tensors of a checked file, in file order, straight into the backend's memory.
  *
  * @throws GgufError for a scale that is no positive number or a byte that codes no weights in a ternary layout, or a scale that
- * is not finite in other ones, with its byte; for tile parameters that are not known. Rows of an embedding that is not the head as well are read as they come, unchecked.
+ * is not finite in other ones, with its byte; for tile parameters that are not known. Rows of an embedding outside of the backend
+ * are read as they come, unchecked.
+ * @throws RangeError for a layout that the backend neither computes with nor is to repack
  * @throws the signal's reason when aborted; whatever was allocated is freed
  */
 export async function loadWeights<T extends Tensor>(
@@ -83,10 +90,11 @@ export async function loadWeights<T extends Tensor>(
   };
   const skipped = new Set(['rope_freqs.weight']);
   if (c.headTensor !== 'output.weight') skipped.add('output.weight');
-  if (c.headTensor !== 'token_embd.weight') skipped.add('token_embd.weight');
+  if (c.headTensor !== 'token_embd.weight' && backend.maxRepeats === 1) skipped.add('token_embd.weight');
   const wanted = [...header.tensors.values()].filter((t) => !skipped.has(t.name)).sort((a, b) => a.at - b.at);
   const totalBytes = wanted.reduce((sum, t) => sum + t.bytes, 0);
   let loadedBytes = 0;
+  checkComputed(backend, wanted, repack, source.name);
 
   try {
     for (const info of wanted) {
@@ -136,7 +144,8 @@ export async function loadWeights<T extends Tensor>(
     }
     const asInFile = [...matrices.values()].filter(({ info, matrix }) => matrix.type === info.type.toLowerCase());
     await checkTernary(backend, asInFile, source.name);
-    const embedding = await openEmbedding(source, header.tensors.get('token_embd.weight') as TensorInfo);
+    const table = header.tensors.get('token_embd.weight') as TensorInfo;
+    const embedding = await openEmbedding(source, table, tensors.get(table.name));
     const freqs = header.tensors.get('rope_freqs.weight');
     let ropeFreqs: Float32Array | undefined;
     if (freqs !== undefined) {
@@ -172,13 +181,30 @@ function oddity({ type, at: tensorAt }: TensorInfo, piece: Uint8Array, at: numbe
   return scale < 0 ? undefined : `byte ${tensorAt + at + scale}: a scale below 0 (${type})`;
 }
 
-/** The copy that the head is screened with; it is freed with the tensors. */
+/** @throws RangeError where no op takes a ternary layout of the file as it will be in memory */
+function checkComputed<T extends Tensor>(
+  { name, computes, repacks }: Backend<T>,
+  all: readonly TensorInfo[],
+  repack: 'auto' | 'none',
+  file: string,
+): void {
+  for (const { type } of all) {
+    if (!Object.hasOwn(TERNARY, type)) continue;
+    const own = type.toLowerCase() as TernaryType;
+    if (computes.includes((repack === 'auto' ? repacks[own] : undefined) ?? own)) continue;
+    const only = `${name} computes only with ${computes.join(', ').toUpperCase()}; ${file} has ${type}`;
+    throw new RangeError(repack === 'none' ? `repack: 'none', but ${only}` : only);
+  }
+}
+
+/** The copy that the head is screened with, if there is any gain in one; it is freed with the tensors. */
 async function buildScreen<T extends Tensor>(
   backend: Backend<T>,
   w: Matrix<T>,
   tensors: Map<string, T>,
 ): Promise<T | undefined> {
   const bytes = backend.screenBytes(w.rows, w.cols);
+  if (bytes === 0) return undefined;
   let copy: T;
   try {
     copy = backend.alloc(bytes);
@@ -252,14 +278,22 @@ function collect<T extends Tensor>(
   };
 }
 
-/** Rows are read from the source as they are needed, or, where it cannot be read at once, from a copy of the table. */
-async function openEmbedding(source: Source, info: TensorInfo): Promise<EmbeddingTable> {
+/** Rows outside are read from the source as they are needed, or, where it cannot be read at once, from a copy of the table. */
+async function openEmbedding<T extends Tensor>(
+  source: Source,
+  info: TensorInfo,
+  tensor: T | undefined,
+): Promise<EmbeddingTable<T>> {
   const rowBytes = info.bytes / info.dims[1];
+  if (tensor !== undefined) return { tensor, rowBytes, readRow: undefined };
   const { readSync } = source;
   if (readSync !== undefined) {
-    return { rowBytes, readRow: (token, into) => readSync.call(source, info.at + token * rowBytes, into) };
+    const readRow = (token: number, into: Uint8Array) => readSync.call(source, info.at + token * rowBytes, into);
+    return { tensor, rowBytes, readRow };
   }
   const table = new Uint8Array(info.bytes);
   await source.read(info.at, table);
-  return { rowBytes, readRow: (token, into) => into.set(table.subarray(token * rowBytes, (token + 1) * rowBytes)) };
+  const readRow = (token: number, into: Uint8Array) =>
+    into.set(table.subarray(token * rowBytes, (token + 1) * rowBytes));
+  return { tensor, rowBytes, readRow };
 }

@@ -1,5 +1,15 @@
-import type { Backend, Matrix, Norm, Ops, Program, Tensor } from '../backend/backend.ts';
+import {
+  type Backend,
+  type Matrix,
+  type Norm,
+  type Ops,
+  type Program,
+  promised,
+  type Results,
+  type Tensor,
+} from '../backend/backend.ts';
 import { PICK_BYTES } from '../sampler.ts';
+import { advance } from './advance.ts';
 import { attention } from './attention.ts';
 import { checkTernary } from './check_ternary.ts';
 import { decodeRow } from './decode_row.ts';
@@ -23,21 +33,36 @@ type T = ReferenceTensor;
 export function referenceBackend(): Backend<ReferenceTensor> {
   let recording: (() => void)[] | undefined;
   const programs = new WeakMap<Program, (() => void)[]>();
+  const live = new Set<T>();
   const enqueue = (step: () => void): void => {
     if (!recording) throw new Error('an op was called outside record()');
     recording.push(step);
   };
-  async function run(program: Program): Promise<void> {
-    for (const step of programs.get(program) ?? []) step();
+  /** Runs here and now; what is copied after each run. */
+  async function runs(program: Program, repeats: number, results: Results<T> | undefined): Promise<Uint8Array> {
+    const { bytes = 0 } = results ?? {};
+    const left = new Uint8Array(repeats * bytes);
+    for (let i = 0; i < repeats; i++) {
+      for (const step of programs.get(program) ?? []) step();
+      if (results !== undefined) left.set(new Uint8Array(results.from.buffer, 0, bytes), i * bytes);
+    }
+    return left;
   }
-  return {
+  const backend: Backend<T> = {
     name: 'reference',
+    computes: ['i2_s', 'tl1', 'tl2', 'tq1_0', 'tq2_0'],
     repacks: {},
+    limitBytes: Number.POSITIVE_INFINITY,
+    maxRepeats: 1,
     alloc(bytes) {
       if (bytes > 2 ** 32) throw new RangeError(`wanted ${bytes} bytes; the reference backend gives at most 4 GiB`);
-      return { bytes, buffer: new ArrayBuffer(bytes) };
+      const tensor = { bytes, buffer: new ArrayBuffer(bytes) };
+      live.add(tensor);
+      return tensor;
     },
-    free() {},
+    free(tensor) {
+      if (!live.delete(tensor)) throw new Error(`free of a tensor of ${tensor.bytes} bytes, which is not allocated`);
+    },
     write(tensor, at, bytes) {
       new Uint8Array(tensor.buffer).set(bytes, at);
     },
@@ -62,20 +87,30 @@ export function referenceBackend(): Backend<ReferenceTensor> {
       programs.set(program, steps);
       return program;
     },
-    run,
-    start(program, done) {
-      run(program).then(() => done(), done);
+    run: (program) => promised((done) => backend.start(program, 1, undefined, done)),
+    start(program, repeats, results, done) {
+      runs(program, repeats, results).then((left) => {
+        results?.into.set(left);
+        done();
+      }, done);
     },
-    async dispose() {},
+    memoryUsed() {
+      const allocated = [...live].reduce((sum, { bytes }) => sum + bytes, 0);
+      return { allocated, held: allocated };
+    },
+    async dispose() {
+      live.clear();
+    },
   };
+  return backend;
 }
 
 function referenceOps(enqueue: (step: () => void) => void): Ops<ReferenceTensor> {
   return {
-    embed: ({ rows, dim, type, scale = 1, staged, x }) =>
+    embed: ({ rows, dim, type, scale = 1, tokens, table, x }) =>
       enqueue(() => {
         for (let r = 0; r < rows; r++) {
-          const values = decodeRow(type, new Uint8Array(staged.buffer), r, dim);
+          const values = decodeRow(type, new Uint8Array(table.buffer), ints(tokens)[r], dim);
           row(x, r, dim).set(values.map((value) => value * Math.fround(scale)));
         }
       }),
@@ -94,8 +129,9 @@ function referenceOps(enqueue: (step: () => void) => void): Ops<ReferenceTensor>
       enqueue(() => {
         const { heads, ropeDim, ropeStyle, kv } = op;
         const { kvHeads, headDim, maxBlocks } = kv;
-        const data = kv.type === 'f16' ? new Uint16Array(kv.data.buffer) : floats(kv.data);
-        const layer: KvLayer = { data, layers: kv.layers, layer: op.layer, kvHeads, headDim, blockSize: kv.blockSize };
+        const { buffer } = kv.data[op.layer];
+        const data = kv.type === 'f16' ? new Uint16Array(buffer) : new Float32Array(buffer);
+        const layer: KvLayer = { data, kvHeads, headDim, blockSize: kv.blockSize };
         const rotated = (t: T, r: number, width: number, norm: Norm<T> | undefined): Float32Array => {
           const x = new Float32Array(width);
           for (let at = 0; at < width; at += headDim) {
@@ -185,6 +221,15 @@ function referenceOps(enqueue: (step: () => void) => void): Ops<ReferenceTensor>
         for (let o = 0; o < outs; o++) {
           const pick = new DataView(picks.buffer, o * PICK_BYTES, PICK_BYTES);
           sample(row(logits, o, vocab), new DataView(params.buffer, o * stride, stride), pick);
+        }
+      }),
+
+    advance: ({ outs, picks, tokens, pos, params, stride }) =>
+      enqueue(() => {
+        for (let o = 0; o < outs; o++) {
+          const pick = new DataView(picks.buffer, o * PICK_BYTES, PICK_BYTES);
+          ints(tokens)[o] = advance(pick, new DataView(params.buffer, o * stride, stride));
+          ints(pos)[o]++;
         }
       }),
   };

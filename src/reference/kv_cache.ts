@@ -1,15 +1,13 @@
 import { fromF16, toF16 } from './f16.ts';
 
 /**
- * One layer's view of the cache that src/backend/backend.ts draws:
+ * One layer of the cache that src/backend/backend.ts draws:
  *
- *   data   [block][layer][K, V][kvHeads][blockSize][headDim], f32 or f16 bits
+ *   data   [block][K, V][kvHeads][blockSize][headDim], f32 or f16 bits
  *   table  [maxBlocks] of one sequence: the block that holds positions blockSize * i ...
  */
 export interface KvLayer {
   readonly data: Float32Array | Uint16Array;
-  readonly layers: number;
-  readonly layer: number;
   readonly kvHeads: number;
   readonly headDim: number;
   readonly blockSize: number;
@@ -18,10 +16,7 @@ export interface KvLayer {
 /** Index in `data` of element 0 of one head's key (part 0) or value (part 1) at position `pos`. */
 export function kvIndex(kv: KvLayer, table: Int32Array, pos: number, part: 0 | 1, head: number): number {
   const block = table[Math.floor(pos / kv.blockSize)];
-  return (
-    ((((block * kv.layers + kv.layer) * 2 + part) * kv.kvHeads + head) * kv.blockSize + (pos % kv.blockSize)) *
-    kv.headDim
-  );
+  return (((block * 2 + part) * kv.kvHeads + head) * kv.blockSize + (pos % kv.blockSize)) * kv.headDim;
 }
 
 /** Stores k or v [kvHeads][headDim] of position `pos`; f16 storage rounds to nearest even. */

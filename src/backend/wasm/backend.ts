@@ -7,6 +7,7 @@ import {
   type Ops,
   type Program,
   promised,
+  type Results,
   type WeightType,
 } from '../backend.ts';
 import { instantiate } from './abi.ts';
@@ -36,10 +37,6 @@ export interface WasmBackend extends Backend<WasmTensor> {
   readonly threads: number;
   /** Why this tier, a line for each that was looked at. */
   readonly why: readonly string[];
-  /** Most bytes that can be allocated. */
-  readonly limitBytes: number;
-  /** Bytes allocated now, and bytes of memory held. */
-  memoryUsed(): { allocated: number; held: number };
 }
 
 interface WasmProgram extends Program {
@@ -50,7 +47,7 @@ interface WasmProgram extends Program {
 const CODES = [
   ...(['BARRIER', 'EMBED', 'PREPARE', 'LINEAR', 'GLU', 'ROPE', 'ATTENTION', 'SAMPLE'] as const),
   ...(['SCREEN_BUILD', 'SCREEN_PREPARE', 'SCREEN', 'RESCORE', 'CHECK_TERNARY', 'NORM', 'ADD_NORM', 'REPACK'] as const),
-  ...(['CHECK_TL', 'REPACK_TL', 'TABLES'] as const),
+  ...(['CHECK_TL', 'REPACK_TL', 'TABLES', 'ADVANCE'] as const),
   ...(['RELU2', 'SILU', 'GELU'] as const),
 ];
 type Code = (typeof CODES)[number];
@@ -103,7 +100,10 @@ export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBacken
 export async function backendOver({ tier, dot, module, why }: TierChoice, threads: number): Promise<WasmBackend> {
   const memory = createMemory();
   const kernels = instantiate(module, memory.memory, 0);
-  const pool = threads === 1 ? inlinePool(kernels) : await workerPool(module, memory.memory, kernels, threads);
+  const copy = ({ from, bytes, into }: Results<WasmTensor>) =>
+    memory.read(from, 0, into.length === bytes ? into : into.subarray(0, bytes));
+  const pool =
+    threads === 1 ? inlinePool(kernels, copy) : await workerPool(module, memory.memory, kernels, threads, copy);
 
   const code = Object.fromEntries(CODES.map((name) => [name, kernels[name].value])) as Record<Code, number>;
   const weightCode: Record<WeightType, number> = {
@@ -238,8 +238,8 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
   const tilesOf = ({ tiles = NO_TILES }: Matrix<WasmTensor>) => [tiles.rows, tiles.cols, tiles.sub];
 
   const ops: Ops<WasmTensor> = {
-    embed({ rows, dim, type, scale = 1, staged, x }) {
-      command(code.EMBED, rows, dim, weightCode[type], staged.at, x.at, bitsOf(scale));
+    embed({ rows, dim, type, scale = 1, tokens, table, x }) {
+      command(code.EMBED, rows, dim, weightCode[type], tokens.at, table.at, x.at, bitsOf(scale));
       barrier();
     },
     qkv({ rows, x, norm, inputNorms, wq, wk, wv, q, k, v, scratch }) {
@@ -254,9 +254,8 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     attention({ rows, layer, heads, ropeDim, ropeStyle, rope, headNorms, places, kv, q, k, v, out, scratch }) {
       const { kvHeads, headDim, blockSize, maxBlocks } = kv;
       const f16 = kv.type === 'f16' ? 1 : 0;
-      const layerBytes = 2 * kvHeads * blockSize * headDim * (f16 ? 2 : 4);
-      const page = kv.data.at + layer * layerBytes;
-      const blockBytes = kv.layers * layerBytes;
+      const blockBytes = 2 * kvHeads * blockSize * headDim * (f16 ? 2 : 4);
+      const page = kv.data[layer].at;
       const interleaved = ropeStyle === 'norm' ? 1 : 0;
       const { pos, sequence } = places;
       command(
@@ -350,11 +349,17 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
       command(code.SAMPLE, outs, vocab, logits.at, params.at, stride, picks.at, PICK_BYTES, scratch.at, share(scratch));
       barrier();
     },
+    advance({ outs, picks, tokens, pos, params, stride }) {
+      command(code.ADVANCE, outs, picks.at, PICK_BYTES, tokens.at, pos.at, params.at, stride);
+      barrier();
+    },
   };
 
   return {
     name: `wasm ${tier}, ${threads} ${threads === 1 ? 'thread' : 'threads'}`,
+    computes: ['i2_s', 'tl1', 'tl2', 'tq1_0', 'tq2_0'],
     repacks: repacksOf(tier),
+    maxRepeats: 1,
     tier,
     dot,
     threads,
@@ -394,8 +399,11 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
         words = undefined;
       }
     },
-    run: (program) => promised((done) => pool.run((program as WasmProgram).list.at, done)),
-    start: (program, done) => pool.run((program as WasmProgram).list.at, done),
+    run: (program) => promised((done) => pool.run((program as WasmProgram).list.at, undefined, done)),
+    start(program, repeats, results, done) {
+      if (repeats !== 1) throw new RangeError(`start: ${repeats} runs, expected 1`);
+      pool.run((program as WasmProgram).list.at, results, done);
+    },
     dispose: () => pool.close(),
     limitBytes: memory.limitBytes,
     memoryUsed: memory.used,

@@ -1,15 +1,22 @@
-import type { Done } from '../backend.ts';
+import type { Done, Results } from '../backend.ts';
 import type { Kernels } from './abi.ts';
+import type { WasmTensor } from './memory.ts';
 import type { WorkerReport, WorkerStart } from './worker.ts';
 
 /** Threads that run programs over one memory. */
 export interface Pool {
   readonly threads: number;
-  /** Runs the program at address `list` after those before it; `done` is called in a later turn of the event loop. */
-  run(list: number, done: Done): void;
+  /**
+   * Runs the program at address `list` after those before it, and copies its results before any other runs; `done` is called in
+   * a later turn of the event loop.
+   */
+  run(list: number, results: Results<WasmTensor> | undefined, done: Done): void;
   /** Settles when every thread has ended. */
   close(): Promise<void>;
 }
+
+/** Copies to the host what a run left. */
+type Copy = (results: Results<WasmTensor>) => void;
 
 /** The part of a node or web worker that the pool uses. */
 interface Thread {
@@ -99,7 +106,7 @@ export function linuxCores(read: (path: string) => string | undefined): number |
 }
 
 /** One thread: programs run inline, in the caller's turn, and settle in the next one. */
-export function inlinePool(kernels: Kernels): Pool {
+export function inlinePool(kernels: Kernels, copy: Copy): Pool {
   const channel = isNode ? undefined : new MessageChannel();
   /** Of the runs that were not told of, oldest first. */
   const dones: Done[] = [];
@@ -107,9 +114,10 @@ export function inlinePool(kernels: Kernels): Pool {
   let closed = false;
   return {
     threads: 1,
-    run(list, done) {
+    run(list, results, done) {
       if (closed) throw new Error(DISPOSED);
       kernels.runProgram(list, 0, 1);
+      if (results !== undefined) copy(results);
       if (channel === undefined) setImmediate(done);
       else {
         dones.push(done);
@@ -130,10 +138,13 @@ export async function workerPool(
   memory: WebAssembly.Memory,
   kernels: Kernels,
   threads: number,
+  copy: Copy,
 ): Promise<Pool> {
-  /** Whom the run under way tells, and the runs that wait. Every token comes by here: what runs alone makes no object. */
+  /** What the run under way leaves for whom, and the runs that wait. Every token comes by here: what runs alone makes no object. */
   let current: Done | undefined;
-  const waiting: { readonly list: number; readonly done: Done }[] = [];
+  let wanted: Results<WasmTensor> | undefined;
+  const waiting: { readonly list: number; readonly results: Results<WasmTensor> | undefined; readonly done: Done }[] =
+    [];
   let alive = true;
   let pool: Thread[] = [];
   let failed: Error | undefined;
@@ -157,9 +168,11 @@ export async function workerPool(
         if (++ready === threads) onReady();
         return;
       }
+      if (wanted !== undefined) copy(wanted);
       const done = current;
       const next = waiting.shift();
       current = next?.done;
+      wanted = next?.results;
       if (next !== undefined) kernels.start(next.list, threads);
       done?.();
       keep(current !== undefined);
@@ -184,13 +197,14 @@ export async function workerPool(
 
   return {
     threads,
-    run(list, done) {
+    run(list, results, done) {
       if (failed !== undefined) throw failed;
       if (current !== undefined) {
-        waiting.push({ list, done });
+        waiting.push({ list, results, done });
         return;
       }
       current = done;
+      wanted = results;
       keep(true);
       kernels.start(list, threads);
     },

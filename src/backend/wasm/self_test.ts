@@ -43,9 +43,9 @@ const PARAMS_BYTES = paramsBytes(4);
 
 const embed =
   (type: DenseType): Case =>
-  ({ ops, weights, out }) => {
+  ({ ops, ints, weights, out }) => {
     const [rows, dim, x] = [2, 256, out(2 * 256)];
-    ops.embed({ rows, dim, type, staged: weights(type, rows, dim).tensor, x });
+    ops.embed({ rows, dim, type, tokens: ints(2, 0), table: weights(type, 3, dim).tensor, x });
     return [x];
   };
 
@@ -179,8 +179,8 @@ const attention =
     const [heads, kvHeads, headDim, ropeDim, blockSize] = [4, 2, 28, 16, 16];
     const places = { pos: ints(16, 17, 0), sequence: ints(1, 1, 0) };
     // Layer 1 of 2, blocks not in order; a matrix's bytes do for what was there before.
-    const data = weights(type, 3 * 2 * 2 * kvHeads * blockSize, headDim).tensor;
-    const kv = { type, layers: 2, kvHeads, headDim, blockSize, maxBlocks: 2, data, tables: ints(1, 0, 2, 0) };
+    const data = [0, 1].map(() => weights(type, 3 * 2 * kvHeads * blockSize, headDim).tensor);
+    const kv = { type, kvHeads, headDim, blockSize, maxBlocks: 2, data, tables: ints(1, 0, 2, 0) };
     const [q, k, v, rope] = [heads, kvHeads, kvHeads].map((n) => floats(3 * n * headDim)).concat(floats(18 * ropeDim));
     const out = output(3 * heads * headDim);
     const headNorms = type === 'f32' ? ([norm(headDim), norm(headDim)] as const) : undefined;
@@ -196,6 +196,18 @@ const sample =
     ops.sample({ outs, vocab: VOCAB, logits: floats(outs * VOCAB), params, stride: PARAMS_BYTES, picks, scratch });
     return [picks];
   };
+
+/** Without penalties, with room for another recent token, and with none. */
+const advance: Case = ({ ops, ints, samplers }) => {
+  const params = samplers([
+    { seed: 1 },
+    { presencePenalty: 1, seed: 2 },
+    { presencePenalty: 1, repeatLastN: 4, seed: 3 },
+  ]);
+  const [tokens, pos, picks] = [ints(1, 2, 3), ints(0, 7, 9), ints(5, 0, 0, 0, -1, 0, 0, 0, 200, 0, 0, 0)];
+  for (let run = 0; run < 2; run++) ops.advance({ outs: 3, picks, tokens, pos, params, stride: PARAMS_BYTES });
+  return [tokens, pos, params];
+};
 
 const DENSE = ['f16', 'bf16', 'f32', 'q8_0', 'q6_k', 'q4_0'] as const;
 
@@ -229,6 +241,7 @@ const CASES: readonly (readonly [op: string, kind: Answer['kind'], run: Case])[]
       { seed: 5, topK: 0, topP: 0.99, minP: 0, temperature: 1.5 },
     ),
   ],
+  ['advance', 'equal', advance],
   ['repack tl1', 'equal', repack('tl1', 288)],
   ['repack tl2', 'equal', repack('tl2', 352)],
   ['down tl1, 1 row', 'equal', tables('tl1', 1, 288)],
