@@ -1,6 +1,7 @@
 import { cpus, loadavg } from 'node:os';
 import type { Model } from '../index.ts';
 import { type Arguments, UsageError, type Verb } from './arguments.ts';
+import { openGpu, PROFILE_FLAG, sayProfile } from './backend.ts';
 import { load, modelPath } from './load.ts';
 import { HELP_FLAG, LOAD_FLAGS, loadOptions, modelOf } from './options.ts';
 import { catchInterrupt, INTERRUPTED, printable, say, showStatus, styled, write } from './terminal.ts';
@@ -37,6 +38,7 @@ to stderr.`,
           help: 'md, csv or json (default: md)',
         },
         { name: 'no-warmup', help: 'measure from the first run on' },
+        PROFILE_FLAG,
         HELP_FLAG,
       ],
     },
@@ -64,7 +66,8 @@ to stderr.`,
       sayMachine();
       const results: Result[] = [];
       for (const count of threads) {
-        const model = await load(input, { ...loadOptions(given, count), signal });
+        const gpu = await openGpu(given, given.has('profile'));
+        const model = await load(input, { ...loadOptions(given, gpu, count), signal });
         try {
           for (const test of testsOf(model, sizes)) {
             if (!given.has('no-warmup')) await warmUp(test, signal);
@@ -79,6 +82,7 @@ to stderr.`,
             if (format === 'md') await write(`${mdRow(result)}\n`);
             results.push(result);
           }
+          if (gpu !== undefined && given.has('profile')) sayProfile(gpu);
         } finally {
           await model.dispose();
         }
@@ -182,6 +186,7 @@ interface Result {
   model_size: number;
   model_n_params: number;
   backend: string;
+  /** Empty, and no threads, of a GPU. */
   tier: string;
   n_threads: number;
   type_kv: string;
@@ -202,9 +207,9 @@ function resultOf(file: string, { info }: Model, test: Test, samples: readonly n
     architecture: info.architecture,
     model_size: info.fileBytes,
     model_n_params: info.parameters,
-    backend: `wasm ${info.tier}`,
-    tier: info.tier,
-    n_threads: info.threads,
+    backend: info.tier === undefined ? info.backend : `wasm ${info.tier}`,
+    tier: info.tier ?? '',
+    n_threads: info.threads ?? 0,
     type_kv: info.kv,
     n_prompt: test.kind === 'pp' ? test.tokens : 0,
     n_gen: test.kind === 'tg' ? test.tokens : 0,

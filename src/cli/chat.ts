@@ -2,6 +2,7 @@ import { createInterface } from 'node:readline';
 import type { ChatMessage } from '../index.ts';
 import { answer, summary } from './answer.ts';
 import type { Verb } from './arguments.ts';
+import { openGpu } from './backend.ts';
 import { load } from './load.ts';
 import {
   generateOptions,
@@ -54,7 +55,8 @@ ${HELP}`,
     const beginning: readonly ChatMessage[] = system === undefined ? [] : [{ role: 'system', content: system }];
     const loading = catchInterrupt();
     const { signal } = loading;
-    const model = await load(modelOf(given), { ...loadOptions(given), signal }).catch((error: unknown) => {
+    const loadWith = loadOptions(given, await openGpu(given));
+    const model = await load(modelOf(given), { ...loadWith, signal }).catch((error: unknown) => {
       if (!signal.aborted) throw error;
     });
     loading.release();
