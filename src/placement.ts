@@ -98,7 +98,10 @@ export async function placeModel(
     const { backend } = placed;
     await backend.dispose();
     // Nobody waits for it with a bar.
-    placed = await onCpu([`the CPU took over from ${backend.name}: ${error.message}`], { ...options, onProgress: undefined });
+    placed = await onCpu([`the CPU took over from ${backend.name}: ${error.message}`], {
+      ...options,
+      onProgress: undefined,
+    });
     return placed;
   }
   function leave(error: BackendLostError): Promise<Placed> {

@@ -2,7 +2,7 @@ import { cpus, loadavg } from 'node:os';
 import type { Model } from '../index.ts';
 import { type Arguments, UsageError, type Verb } from './arguments.ts';
 import { openGpu, PROFILE_FLAG, sayProfile } from './backend.ts';
-import { load, modelPath } from './load.ts';
+import { load, modelPath, newsOf } from './load.ts';
 import { HELP_FLAG, LOAD_FLAGS, loadOptions, modelOf } from './options.ts';
 import { catchInterrupt, INTERRUPTED, printable, say, showStatus, styled, write } from './terminal.ts';
 
@@ -68,6 +68,7 @@ to stderr.`,
       for (const count of threads) {
         const gpu = await openGpu(given, given.has('profile'));
         const model = await load(input, { ...loadOptions(given, gpu, count), signal });
+        const sayNews = newsOf(model);
         try {
           for (const test of testsOf(model, sizes)) {
             if (!given.has('no-warmup')) await warmUp(test, signal);
@@ -84,6 +85,7 @@ to stderr.`,
           }
           if (gpu !== undefined && given.has('profile')) sayProfile(gpu);
         } finally {
+          sayNews();
           await model.dispose();
         }
       }
@@ -237,7 +239,8 @@ function mdRow(r: Result): string {
     r.model_n_params < 1e9 ? `${(r.model_n_params / 1e6).toFixed(2)} M` : `${(r.model_n_params / 1e9).toFixed(2)} B`;
   const test = r.n_prompt > 0 ? `pp${r.n_prompt}` : `tg${r.n_gen}`;
   const speed = `${r.avg_ts.toFixed(2)} ± ${r.stddev_ts.toFixed(2)}`;
-  return cells([printable(r.model_type), size, params, r.backend, String(r.n_threads), test, speed]);
+  const threads = r.n_threads === 0 ? '-' : String(r.n_threads);
+  return cells([printable(r.model_type), size, params, r.backend, threads, test, speed]);
 }
 
 function csv(results: readonly Result[]): string {

@@ -3,7 +3,7 @@ import type { ChatMessage } from '../index.ts';
 import { answer, summary } from './answer.ts';
 import type { Verb } from './arguments.ts';
 import { openGpu } from './backend.ts';
-import { load } from './load.ts';
+import { load, newsOf } from './load.ts';
 import {
   generateOptions,
   HELP_FLAG,
@@ -62,6 +62,7 @@ ${HELP}`,
     loading.release();
     if (model === undefined) return INTERRUPTED;
 
+    const sayNews = newsOf(model);
     const interactive = process.stdin.isTTY === true;
     const input = lines(interactive);
     let messages = [...beginning];
@@ -89,6 +90,7 @@ ${HELP}`,
         try {
           const result = await answer(model, asked, options, during.signal);
           if (readerGone.aborted) break;
+          sayNews();
           say(styled('dim', `${summary(model, result)}${interactive ? '\n' : ''}`));
           // What was said is kept, also of an answer that was stopped.
           messages = [...asked, { role: 'assistant', content: result.text }];
