@@ -17,10 +17,9 @@ const RUNS = 51;
 async function barrier(count) {
   const OPS = 2000;
   const backend = await wasmBackend({ threads: count });
-  const staged = backend.alloc(32);
-  const x = backend.alloc(32);
+  const [table, x, tokens] = [backend.alloc(32), backend.alloc(32), backend.alloc(4)];
   const program = backend.record(() => {
-    for (let i = 0; i < OPS; i++) backend.ops.embed({ rows: 1, dim: 8, type: 'f32', staged, x });
+    for (let i = 0; i < OPS; i++) backend.ops.embed({ rows: 1, dim: 8, type: 'f32', tokens, table, x });
   });
   const times = [];
   for (let i = 0; i < RUNS; i++) {

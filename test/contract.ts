@@ -1,5 +1,15 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Backend, DenseType, KvType, Matrix, Norm, Tensor, WeightType } from '../dist/backend/backend.js';
+import {
+  type Backend,
+  type DenseType,
+  type KvType,
+  type Matrix,
+  type Norm,
+  promised,
+  type Tensor,
+  type TernaryType,
+  type WeightType,
+} from '../dist/backend/backend.js';
 import { attention } from '../dist/reference/attention.js';
 import { type ReferenceTensor, referenceBackend } from '../dist/reference/backend.js';
 import { decodeRow } from '../dist/reference/decode_row.js';
@@ -148,11 +158,23 @@ const SAMPLERS: Record<string, SamplerOptions> = {
   },
 };
 
+/** What a backend may leave out. Cases are defined before a backend is open, so that it is said here, and checked in a case. */
+export interface Abilities {
+  /** As the backend's. Default: all. */
+  readonly computes?: readonly TernaryType[];
+  /** Whether a screen is of use to it. Default: true. */
+  readonly screens?: boolean;
+}
+
 /**
  * What every backend does: each op against the reference, same inputs, outputs equal where the arithmetic is integer or
  * spelled out rounding by rounding, else within a bound derived here. Inputs are seeded by the case's name.
  */
-export function contract(name: string, open: () => Promise<Backend>): void {
+export function contract(
+  name: string,
+  open: () => Promise<Backend>,
+  { computes = ['i2_s', 'tl1', 'tl2', 'tq1_0', 'tq2_0'], screens = true }: Abilities = {},
+): void {
   describe(name, () => {
     const reference: Backend<ReferenceTensor> = referenceBackend();
     let backend: Backend;
@@ -180,6 +202,17 @@ export function contract(name: string, open: () => Promise<Backend>): void {
       it(op, () => test(random(seedOf(op)), op));
     }
 
+    /** A case whose op computes with matrices of `type`. */
+    const matrixCase: MatrixCase = (type, op, test) => {
+      if (!isTernary(type) || computes.includes(type)) testCase(op, test);
+      else it.skip(`${op}: ${type} is only repacked here`, () => {});
+    };
+
+    it('says what it computes with', () => {
+      expect([...backend.computes].sort()).toEqual([...computes].sort());
+      expect(backend.screenBytes(4099, 256) > 0).toBe(screens);
+    });
+
     queueContract(() => backend);
 
     for (const type of ['f16', 'bf16', 'f32', 'q8_0', 'q6_k', 'q4_0'] as const) {
@@ -190,12 +223,14 @@ export function contract(name: string, open: () => Promise<Backend>): void {
         [16, 2560],
       ]) {
         testCase(`embed ${type}, ${rows} x ${dim}`, async (r, op) => {
-          const x = r.normal(rows * dim).map((v, i) => (i % 8 === 0 ? v * 2 ** -18 : v));
+          const vocab = rows + 3;
+          const x = r.normal(vocab * dim).map((v, i) => (i % 8 === 0 ? v * 2 ** -18 : v));
           const bytes = denseBytes(type, x);
+          const ids = Int32Array.from({ length: rows }, (_, i) => (i === 0 ? vocab - 1 : r.below(vocab)));
           await compare(op, r.seed, (b) => {
             const to = b.out(rows * dim);
-            const staged = b.put(bytes);
-            return { enqueue: () => b.ops.embed({ rows, dim, type, staged, x: to }), outputs: [to] };
+            const [tokens, table] = [b.put(ids), b.put(bytes)];
+            return { enqueue: () => b.ops.embed({ rows, dim, type, tokens, table, x: to }), outputs: [to] };
           });
         });
       }
@@ -213,8 +248,8 @@ export function contract(name: string, open: () => Promise<Backend>): void {
         for (let at = scaleAt + 1; at < bytes.length; at += blockBytes) bytes[at] &= 0xbf;
         await compare(op, r.seed, (b) => {
           const to = b.out(rows * dim);
-          const staged = b.put(bytes);
-          return { enqueue: () => b.ops.embed({ rows, dim, type, staged, x: to }), outputs: [to] };
+          const [tokens, table] = [b.put(Int32Array.from({ length: rows }, (_, i) => i)), b.put(bytes)];
+          return { enqueue: () => b.ops.embed({ rows, dim, type, tokens, table, x: to }), outputs: [to] };
         });
       });
     }
@@ -228,7 +263,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
         ['down', false],
       ] as const) {
         if (stem === 'down' && m * k > 1e6) continue;
-        testCase(`${stem} ${type} ${m} x ${k}, ${rows} rows${withNorm ? ', norm' : ''}`, async (r, op) => {
+        matrixCase(type, `${stem} ${type} ${m} x ${k}, ${rows} rows${withNorm ? ', norm' : ''}`, async (r, op) => {
           const w = matrix(r, type, m, k);
           const weight = withNorm ? weightOf(r, k) : undefined;
           const y = activations(r, rows, k);
@@ -255,7 +290,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
     }
 
     for (const [type, m, k, rows] of SHAPES.filter(([, m, k]) => m * k < 1e5)) {
-      testCase(`qkv ${type} ${m} + 3 + 8 x ${k}, ${rows} rows`, async (r, op) => {
+      matrixCase(type, `qkv ${type} ${m} + 3 + 8 x ${k}, ${rows} rows`, async (r, op) => {
         const [wq, wk, wv] = [m, 3, 8].map((rowsOut) => matrix(r, type, rowsOut, k));
         const weight = weightOf(r, k);
         const x = activations(r, rows, k);
@@ -271,7 +306,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
       });
 
       for (const activation of ['relu2', 'silu', 'gelu'] as const) {
-        testCase(`gate_up ${activation} ${type} ${m} x ${k}, ${rows} rows`, async (r, op) => {
+        matrixCase(type, `gate_up ${activation} ${type} ${m} x ${k}, ${rows} rows`, async (r, op) => {
           const [gate, up] = [matrix(r, type, m, k), matrix(r, type, m, k)];
           const weight = weightOf(r, k).map((v) => v * 4);
           const x = activations(r, rows, k);
@@ -291,7 +326,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
         });
       }
 
-      testCase(`head ${type} ${m} x ${k}, ${rows} outs of 16 rows`, async (r, op) => {
+      matrixCase(type, `head ${type} ${m} x ${k}, ${rows} outs of 16 rows`, async (r, op) => {
         const w = matrix(r, type, m, k);
         const weight = weightOf(r, k);
         const x = activations(r, 16, k);
@@ -309,7 +344,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
     }
 
     normContract(compare, testCase);
-    tiledContract(compare, testCase);
+    tiledContract(compare, testCase, matrixCase);
 
     testCase('quantize_i8 rounds ties to even', async (r, op) => {
       // The largest is 127, so the scale is 1 and x itself is rounded: 0.5 -> 0, 1.5 -> 2, -2.5 -> -2 ...
@@ -322,7 +357,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
       });
     });
 
-    testCase('quantize_q8_k rounds ties to even, block by block', async (r, op) => {
+    matrixCase('tq2_0', 'quantize_q8_k rounds ties to even, block by block', async (r, op) => {
       // Scales 1 and 1/2; the largest as -127 and as 127 beside it; zeros; numbers too small for an inverse scale.
       const y = new Float32Array(4 * 256);
       for (let i = 0; i < 256; i++) {
@@ -344,7 +379,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
     // Row by row, and in tiles.
     for (const type of ['i2_s', 'tq2_0'] as const) {
       for (const rows of [2, 5]) {
-        testCase(`bit_linear at its largest sums, ${type}, ${rows} rows`, async (r, op) => {
+        matrixCase(type, `bit_linear at its largest sums, ${type}, ${rows} rows`, async (r, op) => {
           // All weights 1, all activations 127: each 16-bit partial sum grows by 508 a step and overflows unless widened in time.
           const bytes = new Uint8Array(type === 'i2_s' ? 6912 + 32 : 27 * 4 * 66).fill(0b10101010);
           const view = new DataView(bytes.buffer);
@@ -395,8 +430,9 @@ export function contract(name: string, open: () => Promise<Backend>): void {
     });
 
     async function compareAttention(r: Random, op: string, setup: ReturnType<typeof attentionCase>): Promise<void> {
-      const [, expectedData] = await outcome(reference, setup.build());
-      const [out, data] = await outcome(backend, setup.build());
+      const [, expectedData, expectedOther] = await outcome(reference, setup.build());
+      const [out, data, other] = await outcome(backend, setup.build());
+      expect(Buffer.compare(other, expectedOther), 'bytes of the other layer').toBe(0);
       const cache = { op: `${op}, cache`, seed: r.seed, bound: setup.cacheBound };
       agree({ ...cache, expected: setup.numbersOf(expectedData), actual: setup.numbersOf(data) });
       const { expected, bound } = setup.outputOf(data);
@@ -466,7 +502,7 @@ export function contract(name: string, open: () => Promise<Backend>): void {
           for (let i = 0; i < outs; i++) {
             const tokens = Array.from({ length: 100 }, () => r.below(vocab));
             const sampler = resolveSampler({ ...options, seed: r.below(1e9) }, vocab);
-            writeParams(new DataView(params.buffer, i * stride), sampler, i, tokens, tokens.length);
+            writeParams(new DataView(params.buffer, i * stride, stride), sampler, i, tokens, tokens.length);
           }
           const build: Case = (b) => {
             const [logitsIn, picks] = [b.put(logits), b.out((outs * PICK_BYTES) / 4)];
@@ -490,6 +526,41 @@ export function contract(name: string, open: () => Promise<Backend>): void {
         });
       }
     }
+
+    testCase('advance, as often as recent tokens go round twice', async (r, op) => {
+      const stride = paramsBytes(8);
+      // Without penalties; with room for tokens, one of them biased; full; of all tokens; none under penalty.
+      const samplers: SamplerOptions[] = [
+        { repeatLastN: 4 },
+        { repeatPenalty: 1.3, repeatLastN: 5, logitBias: { 3: 1, 7: Number.NEGATIVE_INFINITY } },
+        { presencePenalty: 0.5, repeatLastN: 3 },
+        { frequencyPenalty: 0.1, repeatLastN: -1 },
+        { frequencyPenalty: 0.1, repeatLastN: 0 },
+      ];
+      const outs = samplers.length;
+      const params = new Uint8Array(outs * stride);
+      samplers.forEach((options, i) => {
+        const sampler = resolveSampler({ ...options, seed: r.below(1e9) }, 1000);
+        writeParams(new DataView(params.buffer, i * stride, stride), sampler, i, [11, 12, 13, 14], 4);
+      });
+      const runs = Array.from({ length: 7 }, (_, run) => {
+        const picks = new DataView(new ArrayBuffer(outs * PICK_BYTES));
+        for (let i = 0; i < outs; i++) picks.setInt32(i * PICK_BYTES, run === 5 ? -1 : r.below(1000), true);
+        return new Uint8Array(picks.buffer);
+      });
+      const pos = Int32Array.from({ length: outs }, () => r.below(1000));
+      for (const count of [1, 2, 6, 7]) {
+        await compare(`${op}, ${count} times`, r.seed, (b) => {
+          const all = runs.slice(0, count).map((picks) => b.put(picks));
+          const [tokensOut, posOut, paramsOut] = [b.out(outs), b.put(pos), b.put(params)];
+          const common = { outs, tokens: tokensOut, pos: posOut, params: paramsOut, stride };
+          return {
+            enqueue: () => all.forEach((picks) => void b.ops.advance({ ...common, picks })),
+            outputs: [tokensOut, posOut, paramsOut],
+          };
+        });
+      }
+    });
 
     for (const type of ['i2_s', 'tq2_0'] as const) {
       testCase(`check_ternary ${type}`, async (r, op) => {
@@ -528,10 +599,12 @@ export function contract(name: string, open: () => Promise<Backend>): void {
       });
     }
 
+    const screenCase: TestCase = (op, test) =>
+      screens ? testCase(op, test) : it.skip(`${op}: nothing is gained by a screen here`, () => {});
     for (const type of ['f16', 'bf16', 'f32', 'q8_0', 'q6_k', 'q4_0'] as const) {
-      testCase(`head screened, ${type}`, (r, op) => screenContract(backend, r, op, screenedHead(r, type)));
+      screenCase(`head screened, ${type}`, (r, op) => screenContract(backend, r, op, screenedHead(r, type)));
     }
-    testCase('head screened, rows of 20480', (r, op) => {
+    screenCase('head screened, rows of 20480', (r, op) => {
       // Weights and activations all equal: with 31 bits for the sum, activations have to be coarser than in shorter rows.
       const [vocab, dim] = [8, 20_480];
       const weights = Float32Array.from({ length: vocab * dim }, (_, i) => (1 + Math.floor(i / dim) / 100) / 128);
@@ -554,6 +627,8 @@ export type Compare = (
   bound?: (output: number, expected: Float32Array) => ArrayLike<number> | undefined,
 ) => Promise<void>;
 export type TestCase = (op: string, test: (r: Random, op: string) => Promise<void>) => void;
+/** Of an op that computes with matrices of `type`, which is skipped where a backend only repacks them. */
+export type MatrixCase = (type: WeightType, ...of: Parameters<TestCase>) => void;
 
 /** The norms and the factor that some families have; with ternary matrices all of it is spelled out rounding by rounding. */
 function normContract(compare: Compare, testCase: TestCase): void {
@@ -561,9 +636,9 @@ function normContract(compare: Compare, testCase: TestCase): void {
   testCase('embed scaled, 5 x 96', async (r, op) => {
     const bytes = denseBytes('f16', r.normal(5 * 96));
     await compare(op, r.seed, (b) => {
-      const [x, staged] = [b.out(5 * 96), b.put(bytes)];
-      const scale = Math.sqrt(96);
-      return { enqueue: () => b.ops.embed({ rows: 5, dim: 96, type: 'f16', scale, staged, x }), outputs: [x] };
+      const [x, table, tokens] = [b.out(5 * 96), b.put(bytes), b.put(Int32Array.of(4, 0, 2, 2, 1))];
+      const common = { rows: 5, dim: 96, type: 'f16', scale: Math.sqrt(96) } as const;
+      return { enqueue: () => b.ops.embed({ ...common, tokens, table, x }), outputs: [x] };
     });
   });
 
@@ -675,7 +750,7 @@ async function screenContract(backend: Backend, r: Random, op: string, { w, x, e
   const tokens = Array.from({ length: outs }, () => Array.from({ length: context }, () => r.below(vocab)));
   const samplers = tokens.map((_, i) => resolveSampler({ seed: 1, ...SCREENED[i % SCREENED.length] }, vocab));
   samplers.forEach((sampler, i) => {
-    writeParams(new DataView(params.buffer, i * stride), sampler, 0, tokens[i], context);
+    writeParams(new DataView(params.buffer, i * stride, stride), sampler, 0, tokens[i], context);
   });
   const [exact, screened, picked, pickedExact, lowered] = (
     await outcome(backend, (b) => {
@@ -770,24 +845,60 @@ function queueContract(opened: () => Backend): void {
 
   it('runs a program again with other contents', async () => {
     const backend = opened();
-    const [staged, x] = [backend.alloc(512), backend.alloc(512)];
-    const program = backend.record(() => backend.ops.embed({ rows: 1, dim: 128, type: 'f32', staged, x }));
+    const [table, x, tokens] = [backend.alloc(512), backend.alloc(512), backend.alloc(4)];
+    const program = backend.record(() => backend.ops.embed({ rows: 1, dim: 128, type: 'f32', tokens, table, x }));
     for (let round = 0; round < 50; round++) {
       const sent = new Float32Array(128).fill(round);
-      backend.write(staged, 0, new Uint8Array(sent.buffer));
+      backend.write(table, 0, new Uint8Array(sent.buffer));
       await backend.run(program);
       const got = new Float32Array(128);
       await backend.read(x, 0, new Uint8Array(got.buffer));
       expect(got).toEqual(sent);
     }
     program.free();
-    backend.free(staged);
-    backend.free(x);
+    for (const tensor of [table, x, tokens]) backend.free(tensor);
+  });
+
+  it('copies what each run left, of starts that follow each other', async () => {
+    const backend = opened();
+    const stride = paramsBytes(1);
+    const [picks, tokens, pos, params] = [PICK_BYTES, 4, 8, stride].map(backend.alloc);
+    // Each run counts the position up; the second number is not touched.
+    const program = backend.record(() => backend.ops.advance({ outs: 1, picks, tokens, pos, params, stride }));
+    const repeats = Math.min(3, backend.maxRepeats);
+    const into = [0, 1].map(() => new Int32Array(2 * repeats + 1).fill(-1));
+    const told: number[] = [];
+    await Promise.all(
+      into.map((numbers, i) => {
+        const results = { from: pos, bytes: 8, into: new Uint8Array(numbers.buffer) };
+        return promised((done) => backend.start(program, repeats, results, done)).then(() => told.push(i));
+      }),
+    );
+    expect(told).toEqual([0, 1]);
+    const counted = [0, 1].map((i) => [
+      ...Array.from({ length: repeats }, (_, run) => [i * repeats + run + 1, 0]).flat(),
+      -1,
+    ]);
+    expect(into.map((numbers) => [...numbers])).toEqual(counted);
+    program.free();
+    for (const tensor of [picks, tokens, pos, params]) backend.free(tensor);
+  });
+
+  it('counts the memory that it gives', () => {
+    const backend = opened();
+    const before = backend.memoryUsed().allocated;
+    const tensor = backend.alloc(6400);
+    const { allocated, held } = backend.memoryUsed();
+    expect(allocated - before).toBeGreaterThanOrEqual(6400);
+    expect(held).toBeGreaterThanOrEqual(allocated);
+    backend.free(tensor);
+    expect(backend.memoryUsed().allocated).toBe(before);
+    expect(backend.limitBytes).toBeGreaterThan(held);
   });
 }
 
 /**
- * The second of two layers, three sequences of five blocks, tables shuffled; what no row may see is 3e4. With a slope the last
+ * The second of two layers, of which the first stays as it was; three sequences of five blocks, tables shuffled; what no row may see is 3e4. With a slope the last
  * element of queries and keys, which is not rotated, adds slope * position to the scores.
  */
 function attentionCase(
@@ -798,16 +909,16 @@ function attentionCase(
   { blockSize = 16, slope = 0, headNorms = false } = {},
 ) {
   const { heads, kvHeads, headDim, ropeDim, ropeStyle } = shape;
-  const [layers, layer, maxBlocks, sequences] = [2, 1, 5, 3];
+  const [layer, maxBlocks, sequences] = [1, 5, 3];
   const rows = places.length;
   const blocks = sequences * maxBlocks;
   const tables = Int32Array.from(r.shuffled(blocks));
   const table = (sequence: number): Int32Array => tables.subarray(sequence * maxBlocks, (sequence + 1) * maxBlocks);
   const viewOf = (bytes: Uint8Array<ArrayBuffer>): KvLayer => {
     const data = kvType === 'f16' ? new Uint16Array(bytes.buffer) : floats(bytes);
-    return { data, layers, layer, kvHeads, headDim, blockSize };
+    return { data, kvHeads, headDim, blockSize };
   };
-  const numbers = blocks * layers * 2 * kvHeads * blockSize * headDim;
+  const numbers = blocks * 2 * kvHeads * blockSize * headDim;
   const start = viewOf(new Uint8Array(numbers * (kvType === 'f16' ? 2 : 4)));
   start.data.fill(kvType === 'f16' ? toF16(3e4) : 3e4);
   const sloped = (x: Float32Array<ArrayBuffer>, end: (vector: number) => number): Float32Array<ArrayBuffer> =>
@@ -836,13 +947,14 @@ function attentionCase(
   const angles = ropeTable(blockSize * maxBlocks, ropeDim, 10_000);
   const [qNorm, kNorm] = [0, 1].map(() => (headNorms ? weightOf(r, headDim) : undefined));
 
-  /** Rows `from` … `to` - 1 on the cache `bytes`; the outputs are out and the cache. */
+  /** Rows `from` … `to` - 1 on the cache `bytes`; the outputs are out and the cache, that of the other layer last. */
   const build =
     (from = 0, to = rows, bytes = new Uint8Array(start.data.buffer as ArrayBuffer)): Case =>
     (b) => {
       const part = (x: Float32Array): Float32Array => x.subarray((from * x.length) / rows, (to * x.length) / rows);
-      const [data, out] = [b.put(bytes), b.out((to - from) * heads * headDim)];
-      const kv = { type: kvType, layers, kvHeads, headDim, blockSize, maxBlocks, data, tables: b.put(tables) };
+      const [other, own, out] = [b.put(bytes), b.put(bytes), b.out((to - from) * heads * headDim)];
+      const data = [other, own];
+      const kv = { type: kvType, kvHeads, headDim, blockSize, maxBlocks, data, tables: b.put(tables) };
       const pos = b.put(Int32Array.from(places.slice(from, to), ([, p]) => p));
       const sequence = b.put(Int32Array.from(places.slice(from, to), ([s]) => s));
       const inputs = { q: b.put(part(q)), k: b.put(part(k)), v: b.put(part(v)) };
@@ -857,7 +969,7 @@ function attentionCase(
         places: { pos, sequence },
       };
       const scratch = b.scratch(to - from, heads * headDim, headDim);
-      return { enqueue: () => b.ops.attention({ ...common, ...inputs, kv, out, scratch }), outputs: [out, data] };
+      return { enqueue: () => b.ops.attention({ ...common, ...inputs, kv, out, scratch }), outputs: [out, own, other] };
     };
   const numbersOf = (bytes: Uint8Array<ArrayBuffer>): Float32Array =>
     decodeRow(kvType, bytes, 0, bytes.length / (kvType === 'f16' ? 2 : 4));
@@ -921,13 +1033,13 @@ async function layerContract(backend: Backend, r: Random, allNorms: boolean): Pr
   });
   const norm = (n: number): Norm => ({ weight: put(weightOf(r, n)), eps: EPS });
   const floatsOf = (n: number): Tensor => backend.alloc(rows * n * 4);
-  const [staged, x] = [put(r.normal(rows * dim)), floatsOf(dim)];
+  const [table, tokens, x] = [put(r.normal(rows * dim)), put(Int32Array.of(3, 0, 4, 1, 1)), floatsOf(dim)];
   const [q, k, v, out, h, logits] = [dim, 128, 128, dim, ffn, vocab].map(floatsOf);
   const pos = put(Int32Array.from({ length: rows }, (_, i) => i));
   const places = { pos, sequence: put(new Int32Array(rows)) };
-  const data = backend.alloc(2 * kvHeads * 16 * headDim * 4);
+  const data = [backend.alloc(2 * kvHeads * 16 * headDim * 4)];
   const tables = put(new Int32Array(1));
-  const kv = { type: 'f32', layers: 1, kvHeads, headDim, blockSize: 16, maxBlocks: 1, data, tables } as const;
+  const kv = { type: 'f32', kvHeads, headDim, blockSize: 16, maxBlocks: 1, data, tables } as const;
   const scratch = backend.alloc(backend.scratchBytes(rows, ffn, headDim, vocab));
   const angles = put(ropeTable(16, headDim, 10_000));
   const { ops } = backend;
@@ -942,7 +1054,7 @@ async function layerContract(backend: Backend, r: Random, allNorms: boolean): Pr
   const gateUpNorms = allNorms ? { inputNorms: [nk, nv] as const } : {};
   const behind = allNorms ? { postNorm } : {};
   const steps = [
-    () => ops.embed({ rows, dim, type: 'f32', staged, x }),
+    () => ops.embed({ rows, dim, type: 'f32', tokens, table, x }),
     () => ops.qkv({ rows, x, norm: attnNorm, ...qkvNorms, wq, wk, wv, q, k, v, scratch }),
     () =>
       ops.attention({

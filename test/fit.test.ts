@@ -24,6 +24,7 @@ describe('fit', () => {
   const needs = (change: Partial<Needs>): Needs => ({
     layers: 2 * GB,
     head: 0,
+    embedding: 0,
     screen: 0,
     cache: 0,
     working: 0,
@@ -63,6 +64,18 @@ describe('fit', () => {
       await model.dispose();
       await backend.dispose();
     }
+  });
+
+  it('counts an embedding of its own where steps are repeated', () => {
+    const info = header.tensors.get('token_embd.weight');
+    const embeddingOf = (headTensor: Config['headTensor'], maxRepeats: number) =>
+      needsOf(header, { ...config, headTensor }, { repacks: {}, screenBytes: () => 0, maxRepeats }, WISHES).embedding;
+    expect(embeddingOf('token_embd.weight', 8)).toBe(0);
+    expect(embeddingOf(undefined, 8)).toBe(info?.bytes);
+    expect(embeddingOf(undefined, 1)).toBe(0);
+    expect(() => fitted({ head: GB, embedding: 0.5 * GB, cache: 2 * GB })).toThrow(
+      'head 1.00 GB, embedding 0.50 GB, cache of 4096 positions 2.00 GB, working memory 0.00 GB: 5.50 GB of at most 4.29 GB',
+    );
   });
 
   it('is asked before anything is read', async () => {

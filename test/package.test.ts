@@ -39,6 +39,16 @@ describe('the packed package', () => {
     expect(run(['--input-type=module', '-e', code])).toBe('true\n');
   });
 
+  it('has what another backend is written against', () => {
+    const code = `import { BackendLostError, promised } from 'ternlm/backend';
+      import { referenceBackend } from 'ternlm/reference';
+      import { PICK_BYTES } from 'ternlm/sampler';
+      const backend = referenceBackend();
+      await promised((done) => backend.start(backend.record(() => {}), 1, undefined, done));
+      console.log(new BackendLostError('gone').name, PICK_BYTES);`;
+    expect(run(['--input-type=module', '-e', code])).toBe('BackendLostError 16\n');
+  });
+
   it('has its command', () => {
     expect(run([join(installed, 'dist/cli/main.js'), '--version'])).toMatch(/^ternlm \d+\.\d+\.\d+\n$/);
   });
@@ -69,6 +79,10 @@ describe('the packed package', () => {
     expect(check("import { loadModel } from 'ternlm'; await loadModel('m.gguf', { tier: 'simd', threads: 2 });")).toBe(
       '',
     );
+    expect(
+      check(`import type { Backend } from 'ternlm/backend'; import { referenceBackend } from 'ternlm/reference';
+        export const limit = (backend: Backend = referenceBackend()): number => backend.limitBytes;`),
+    ).toBe('');
     expect(check("import { loadModel } from 'ternlm'; await loadModel('m.gguf', { tier: 'fast' });")).toContain(
       '\'"fast"\'',
     );

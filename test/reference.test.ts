@@ -166,9 +166,9 @@ describe('the reference by hand', () => {
   });
 
   it('kv_cache: the drawing, in numbers', () => {
-    const shape = { data: f32(), layers: 5, layer: 2, kvHeads: 3, headDim: 8, blockSize: 4 };
+    const shape = { data: f32(), kvHeads: 3, headDim: 8, blockSize: 4 };
     // Position 6 is the third of the second block of the sequence, which is block 7; value, head 1.
-    const index = (((7 * 5 + 2) * 2 + 1) * 3 + 1) * 4 * 8 + 2 * 8;
+    const index = ((7 * 2 + 1) * 3 + 1) * 4 * 8 + 2 * 8;
     expect(kvIndex(shape, Int32Array.of(9, 7), 6, 1, 1)).toBe(index);
   });
 });

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
+import { advance } from '../dist/reference/advance.js';
 import { sample as reference } from '../dist/reference/sample.js';
 import {
   PICK_BYTES,
@@ -159,6 +160,42 @@ function someOptions(r: Random, vocab: number): SamplerOptions {
     logitBias: oneOf(r, biases),
     seed: oneOf(r, [r.below(2 ** 32), -r.below(2 ** 32) - 2, 2 ** 53 - 1 - r.below(9)]),
   };
+}
+
+test('params that advanced draw what params written anew draw', () => {
+  const r = random(seedOf('advance'));
+  const vocab = 60;
+  for (const options of [
+    { repeatPenalty: 1.8, repeatLastN: 4 },
+    { frequencyPenalty: 0.7, presencePenalty: 0.2, repeatLastN: 10, logitBias: { 7: 3, 9: -Infinity } },
+    { frequencyPenalty: -0.5, repeatLastN: -1 },
+    { presencePenalty: 5, repeatLastN: 0 },
+    {},
+  ]) {
+    const sampler = resolveSampler({ ...options, temperature: 2, topK: 0, seed: r.below(1e9) }, vocab);
+    const tokens = Array.from({ length: 6 }, () => r.below(vocab));
+    const [kept, anew] = [0, 1].map(() => new DataView(new ArrayBuffer(paramsBytes(CONTEXT))));
+    writeParams(kept, sampler, 0, tokens, tokens.length);
+    const pick = new DataView(new ArrayBuffer(PICK_BYTES));
+    for (let step = 0; step < 30; step++) {
+      const logits = r.normal(vocab, 2);
+      writeParams(anew, sampler, step, tokens, tokens.length);
+      const [advanced, written] = [kept, anew].map((params) => {
+        reference(logits, params, pick);
+        return [pick.getInt32(0, true), recentsOf(params)];
+      });
+      expect(advanced, `step ${step}, ${JSON.stringify(options)}`).toEqual(written);
+      tokens.push(pick.getInt32(0, true));
+      expect(advance(pick, kept)).toBe(tokens.at(-1));
+    }
+  }
+});
+
+/** In no order. */
+function recentsOf(params: DataView): number[] {
+  const at = 64 + 8 * params.getInt32(48, true);
+  const count = params.getInt32(52, true);
+  return Array.from({ length: count }, (_, i) => params.getInt32(at + 4 * i, true)).sort((a, b) => a - b);
 }
 
 describe('the kernel picks what the reference picks', () => {

@@ -54,17 +54,17 @@ describe.each([1, 2])('start, %i threads', (threads) => {
     const program = backend.record(() => {});
     const seen: (string | undefined)[] = [];
     await new Promise<void>((resolve) => {
-      backend.start(program, (error) => seen.push('first', error?.message));
-      backend.start(program, (error) => {
+      backend.start(program, 1, undefined, (error) => seen.push('first', error?.message));
+      backend.start(program, 1, undefined, (error) => {
         seen.push('second', error?.message);
         // From within a callback, as the engine does.
-        backend.start(program, () => resolve());
+        backend.start(program, 1, undefined, () => resolve());
       });
       seen.push('started');
     });
     expect(seen).toEqual(['started', 'first', undefined, 'second', undefined]);
     await backend.dispose();
-    expect(() => backend.start(program, () => {})).toThrow('the backend was disposed');
+    expect(() => backend.start(program, 1, undefined, () => {})).toThrow('the backend was disposed');
   });
 });
 

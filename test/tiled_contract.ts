@@ -1,7 +1,7 @@
 import type { Tiles } from '../dist/backend/backend.js';
 import * as tl1 from '../dist/gguf/layouts/tl1.js';
 import * as tl2 from '../dist/gguf/layouts/tl2.js';
-import type { Compare, TestCase } from './contract.js';
+import type { Compare, MatrixCase, TestCase } from './contract.js';
 import type { Case, HostMatrix } from './outcome.js';
 import type { Random } from './random.js';
 
@@ -42,12 +42,12 @@ function matrix(r: Random, type: TiledType, rows: number, cols: number, tiles: T
 }
 
 /** TL1 and TL2: lookups, repacked batches, repacking, and bytes that code nothing. All equal to the last bit. */
-export function tiledContract(compare: Compare, testCase: TestCase): void {
+export function tiledContract(compare: Compare, testCase: TestCase, matrixCase: MatrixCase): void {
   for (const [type, m, k, [tileRows, tileCols, sub]] of SHAPES) {
     const tiles = { rows: tileRows, cols: tileCols, sub };
     const shape = `${type} ${m} x ${k}, tiles ${tileRows} x ${tileCols} of ${sub}`;
     for (const rows of [1, 2, 5, 7, 8, 16]) {
-      testCase(`down ${shape}, ${rows} rows`, async (r, op) => {
+      matrixCase(type, `down ${shape}, ${rows} rows`, async (r, op) => {
         const w = matrix(r, type, m, k, tiles);
         const [h, x] = [r.normal(rows * k), r.normal(rows * m)];
         if (rows > 1) h.fill(0, k, 2 * k);
@@ -59,7 +59,7 @@ export function tiledContract(compare: Compare, testCase: TestCase): void {
     }
 
     for (const rows of [1, 16]) {
-      testCase(`qkv and gate_up ${shape}, ${rows} rows`, async (r, op) => {
+      matrixCase(type, `qkv and gate_up ${shape}, ${rows} rows`, async (r, op) => {
         const ms = [m, tileRows, 2 * tileRows];
         const ws = ms.map((n) => matrix(r, type, n, k, tiles));
         const up = matrix(r, type, m, k, tiles);
@@ -86,7 +86,7 @@ export function tiledContract(compare: Compare, testCase: TestCase): void {
 
     // All weights 1 in one row, -1 in the next, all activations 127 or -127: what the narrow sums are bounded for.
     for (const rows of [2, 8]) {
-      testCase(`down ${shape} at its largest sums, ${rows} rows`, async (r, op) => {
+      matrixCase(type, `down ${shape} at its largest sums, ${rows} rows`, async (r, op) => {
         const weights = Int8Array.from({ length: m * k }, (_, i) => (Math.floor(i / k) % 2 === 0 ? 1 : -1));
         const w = encoded(type, m, k, tiles, weights, 0.5);
         const h = Float32Array.from({ length: rows * k }, (_, i) => (i < k ? 1 : -1));

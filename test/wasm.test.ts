@@ -133,9 +133,9 @@ describe('tier', () => {
 describe.each([1, 2])('%d threads', (threads) => {
   /** A program that reads beyond the memory, as no op of ours does. */
   function trap(backend: WasmBackend) {
-    const x = backend.alloc(256);
-    const staged: WasmTensor = { at: 0xffff_f000, bytes: 256 };
-    return backend.record(() => backend.ops.embed({ rows: 1, dim: 64, type: 'f32', staged, x }));
+    const [x, tokens] = [backend.alloc(256), backend.alloc(4)];
+    const table: WasmTensor = { at: 0xffff_f000, bytes: 256 };
+    return backend.record(() => backend.ops.embed({ rows: 1, dim: 64, type: 'f32', tokens, table, x }));
   }
 
   it('a run that fails rejects, and so do those that wait; dispose still ends', async () => {
@@ -149,9 +149,8 @@ describe.each([1, 2])('%d threads', (threads) => {
 
   it('runs settle in order, and none after dispose', async () => {
     const backend = await wasmBackend({ threads });
-    const x = backend.alloc(256);
-    const staged = backend.alloc(256);
-    const program = backend.record(() => backend.ops.embed({ rows: 1, dim: 64, type: 'f32', staged, x }));
+    const [x, table, tokens] = [backend.alloc(256), backend.alloc(256), backend.alloc(4)];
+    const program = backend.record(() => backend.ops.embed({ rows: 1, dim: 64, type: 'f32', tokens, table, x }));
     const order: number[] = [];
     await Promise.all([0, 1, 2].map((i) => backend.run(program).then(() => order.push(i))));
     expect(order).toEqual([0, 1, 2]);

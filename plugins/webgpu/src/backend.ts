@@ -1,15 +1,10 @@
 import type { Backend, Done, Program, Results } from 'ternlm/backend';
-import { type DeviceInfo, lostError, type OpenDevice } from './device.ts';
+import type { DeviceInfo, OpenDevice } from './device.ts';
+import { deviceErrors } from './errors.ts';
 import { createGpuMemory, type GpuTensor } from './memory.ts';
 import { createOps } from './ops/ops.ts';
+import { createProfiler, type StemTime } from './profile.ts';
 import { createRecorder, type Dispatch, type Recording } from './recorder.ts';
-
-/** Time that the dispatches of one stem took since the backend was opened. */
-export interface StemTime {
-  readonly stem: string;
-  readonly dispatches: number;
-  readonly ms: number;
-}
 
 export interface WebGpuBackend extends Backend<GpuTensor> {
   readonly info: DeviceInfo;
@@ -17,6 +12,15 @@ export interface WebGpuBackend extends Backend<GpuTensor> {
   readonly lost: Promise<Error>;
   /** Time by stem, where the backend was opened with `profile` and the device has timestamps; else nothing. */
   profile(): readonly StemTime[];
+  /** Frees everything; the device too, unless it is the caller's own or is to be used again. */
+  dispose(options?: { readonly keepDevice?: boolean }): Promise<void>;
+}
+
+export interface BackendOptions {
+  /** Most tokens of a sequence that one submit computes, 1 to 16. */
+  readonly maxRepeats?: number;
+  /** Takes timestamps of every dispatch, where the device can; slows everything down. */
+  readonly profile?: boolean;
 }
 
 interface GpuProgram extends Program {
@@ -38,21 +42,16 @@ const roundUp = (bytes: number, to: number) => Math.ceil(bytes / to) * to;
 export function backendOver(
   { device, variant, info }: OpenDevice,
   own: boolean,
-  maxRepeats: number = MAX_REPEATS,
+  { maxRepeats = MAX_REPEATS, profile = false }: BackendOptions = {},
 ): WebGpuBackend {
-  const memory = createGpuMemory(device);
-  let failure: Error | undefined;
-  let lost: Error | undefined;
+  if (!Number.isInteger(maxRepeats) || maxRepeats < 1 || maxRepeats > MAX_REPEATS) {
+    throw new RangeError(`maxRepeats: got ${maxRepeats}, expected a whole number from 1 to ${MAX_REPEATS}`);
+  }
+  const errors = deviceErrors(device);
+  const memory = createGpuMemory(device, errors);
+  const { recorder, record } = createRecorder(device, memory, variant, errors);
+  const profiler = profile && device.features.has('timestamp-query') ? createProfiler(device, memory) : undefined;
   let disposed = false;
-  const fail = (error: Error) => {
-    failure ??= error;
-  };
-  device.addEventListener('uncapturederror', (event) => fail(new Error(`webgpu: ${event.error.message}`)));
-  const whenLost = device.lost.then((reason) => {
-    lost = lostError(reason);
-    return lost;
-  });
-  const { recorder, record } = createRecorder(device, memory, variant, fail);
   /** Read by the host, by their size, while no one waits for them. */
   const staging = new Map<number, GPUBuffer[]>();
 
@@ -67,15 +66,8 @@ export function backendOver(
   }
   function checkLive(): void {
     if (disposed) throw new Error('webgpu: the backend was disposed');
-    if (lost !== undefined) throw lost;
+    if (errors.lost !== undefined) throw errors.lost;
   }
-  /** What went wrong so far, once. */
-  function takeFailure(): Error | undefined {
-    const error = lost ?? failure;
-    failure = undefined;
-    return error;
-  }
-
   /** Maps a staging buffer and hands it out; the error tells of a lost device where that is why. */
   async function mapped(buffer: GPUBuffer, bytes: number, take: (from: Uint8Array) => void): Promise<void> {
     try {
@@ -84,20 +76,19 @@ export function backendOver(
       buffer.unmap();
     } catch (error) {
       // A lost device is told by its own promise, a turn later maybe.
-      const reason = await Promise.race([whenLost, new Promise<undefined>((resolve) => setTimeout(resolve, 100))]);
+      const reason = await Promise.race([
+        errors.whenLost,
+        new Promise<undefined>((resolve) => setTimeout(resolve, 100)),
+      ]);
       throw disposed ? new Error('webgpu: the backend was disposed') : (reason ?? error);
     }
     giveStaging(buffer, bytes);
   }
 
-  function encode(pass: GPUComputePassEncoder, dispatches: readonly Dispatch[]): void {
-    let pipeline: GPUComputePipeline | undefined;
-    for (const { pipeline: next, group, groups } of dispatches) {
-      if (next !== pipeline) pass.setPipeline(next);
-      pipeline = next;
-      pass.setBindGroup(0, group);
-      pass.dispatchWorkgroups(...groups);
-    }
+  function encode(pass: GPUComputePassEncoder, { pipeline, group, groups }: Dispatch): void {
+    pass.setPipeline(pipeline);
+    pass.setBindGroup(0, group);
+    pass.dispatchWorkgroups(...groups);
   }
 
   async function start(program: Program, repeats: number, results: Results<GpuTensor> | undefined): Promise<void> {
@@ -109,10 +100,14 @@ export function backendOver(
     const encoder = device.createCommandEncoder();
     const bytes = results === undefined ? 0 : roundUp(results.bytes, 4);
     const copies = results === undefined ? undefined : takeStaging(bytes * repeats);
+    const timed: (() => Promise<void>)[] = [];
     for (let i = 0; i < repeats; i++) {
-      const pass = encoder.beginComputePass();
-      encode(pass, dispatches);
-      pass.end();
+      if (profiler !== undefined) timed.push(profiler.run(encoder, dispatches, encode));
+      else {
+        const pass = encoder.beginComputePass();
+        for (const dispatch of dispatches) encode(pass, dispatch);
+        pass.end();
+      }
       if (results !== undefined && copies !== undefined) {
         encoder.copyBufferToBuffer(results.from.buffer, 0, copies, i * bytes, bytes);
       }
@@ -126,9 +121,8 @@ export function backendOver(
         }
       });
     }
-    await memory.check();
-    const error = takeFailure();
-    if (error !== undefined) throw error;
+    for (const take of timed) await take();
+    await errors.check();
   }
 
   function checkRange(tensor: GpuTensor, at: number, count: number): void {
@@ -154,7 +148,7 @@ export function backendOver(
   return {
     name: `webgpu ${info.adapter}`,
     info,
-    lost: whenLost,
+    lost: errors.whenLost,
     computes: ['i2_s', 'tq2_0'],
     repacks: { tl1: 'i2_s', tl2: 'i2_s', tq1_0: 'tq2_0' },
     limitBytes: Number.POSITIVE_INFINITY,
@@ -163,7 +157,7 @@ export function backendOver(
       checkLive();
       return memory.alloc(bytes);
     },
-    free: memory.free,
+    free: (tensor) => disposed || memory.free(tensor),
     write,
     async fill(tensor, read) {
       const piece = new Uint8Array(Math.min(FILL_BYTES, tensor.bytes));
@@ -180,9 +174,7 @@ export function backendOver(
           waiting = 0;
         }
       }
-      await memory.check();
-      const error = takeFailure();
-      if (error !== undefined) throw error;
+      await errors.check();
     },
     async read(tensor, at, into) {
       checkLive();
@@ -213,14 +205,14 @@ export function backendOver(
       );
     },
     memoryUsed: () => ({ allocated: memory.used(), held: memory.used() }),
-    profile: () => [],
-    async dispose() {
+    profile: () => profiler?.times() ?? [],
+    async dispose({ keepDevice = !own } = {}) {
       if (disposed) return;
       disposed = true;
       memory.dispose();
-      if (own) {
+      if (!keepDevice) {
         device.destroy();
-        await whenLost;
+        await errors.whenLost;
       }
     },
   };

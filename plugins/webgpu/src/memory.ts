@@ -1,4 +1,5 @@
 import type { Tensor } from 'ternlm/backend';
+import type { DeviceErrors } from './errors.ts';
 
 /** A buffer of its own. */
 export interface GpuTensor extends Tensor {
@@ -16,19 +17,15 @@ export interface GpuMemory {
   destroy(buffer: GPUBuffer): void;
   free(tensor: GpuTensor): void;
   used(): number;
-  /** Rejects with what went wrong since the last call. */
-  check(): Promise<void>;
   dispose(): void;
 }
 
 const { STORAGE, COPY_SRC, COPY_DST } = { STORAGE: 0x80, COPY_SRC: 0x04, COPY_DST: 0x08 };
 
-/** Buffers of a device, each counted. Running out of memory is told by the next `check`, as the device tells it late. */
-export function createGpuMemory(device: GPUDevice): GpuMemory {
+/** Buffers of a device, each counted. Running out of memory is told by the next `check` of the errors. */
+export function createGpuMemory(device: GPUDevice, errors: DeviceErrors): GpuMemory {
   const live = new Map<GPUBuffer, number>();
-  const scopes = new Set<Promise<GPUError | null>>();
   let used = 0;
-  let failure: Error | undefined;
 
   function create(bytes: number, usage: GPUBufferUsageFlags): GPUBuffer {
     const size = Math.max(16, Math.ceil(bytes / 16) * 16);
@@ -36,17 +33,11 @@ export function createGpuMemory(device: GPUDevice): GpuMemory {
     if (!(size <= maxBufferSize)) {
       throw new RangeError(`webgpu: ${bytes} bytes wanted in one buffer; this device has ${maxBufferSize} at most`);
     }
-    device.pushErrorScope('out-of-memory');
-    const buffer = device.createBuffer({ size, usage });
-    const scope = device.popErrorScope();
-    scopes.add(scope);
-    scope
-      .then((error) => {
-        if (error === null) return;
-        failure ??= new RangeError(`webgpu: ${size} bytes wanted, ${used} in use: ${error.message}`);
-      })
-      .catch(() => {}) // the device was lost, which is told elsewhere
-      .finally(() => scopes.delete(scope));
+    const buffer = errors.watch(
+      'out-of-memory',
+      () => device.createBuffer({ size, usage }),
+      (message) => new RangeError(`webgpu: ${size} bytes wanted, ${used} in use: ${message}`),
+    );
     live.set(buffer, size);
     used += size;
     return buffer;
@@ -78,12 +69,6 @@ export function createGpuMemory(device: GPUDevice): GpuMemory {
       for (const buffers of tensor.parts.values()) for (const buffer of buffers) destroy(buffer);
     },
     used: () => used,
-    async check() {
-      await Promise.allSettled(scopes);
-      const error = failure;
-      failure = undefined;
-      if (error !== undefined) throw error;
-    },
     dispose() {
       for (const buffer of [...live.keys()]) destroy(buffer);
     },

@@ -1,3 +1,4 @@
+import type { DeviceErrors } from './errors.ts';
 import type { GpuMemory, GpuTensor } from './memory.ts';
 import type { Kernel, Variant } from './shaders/declare.ts';
 
@@ -63,7 +64,7 @@ export function createRecorder(
   device: GPUDevice,
   memory: GpuMemory,
   variant: Variant,
-  fail: (error: Error) => void,
+  errors: DeviceErrors,
 ): RecordingDevice {
   const pipelines = new Map<string, GPUComputePipeline>();
   const { limits } = device;
@@ -79,11 +80,13 @@ export function createRecorder(
   function pipelineOf(kernel: Kernel): GPUComputePipeline {
     const known = pipelines.get(kernel.code);
     if (known !== undefined) return known;
-    device.pushErrorScope('validation');
-    const pipeline = device.createComputePipeline(descriptor(kernel));
-    device.popErrorScope().then(
-      (error) => error !== null && fail(new Error(`webgpu: ${kernel.stem}: ${error.message}`)),
-      () => {}, // the device was lost, which is told elsewhere
+    const pipeline = errors.watch(
+      'validation',
+      () => device.createComputePipeline(descriptor(kernel)),
+      (message) => {
+        pipelines.delete(kernel.code);
+        return new Error(`webgpu: ${kernel.stem}: ${message}`);
+      },
     );
     pipelines.set(kernel.code, pipeline);
     return pipeline;

@@ -32,12 +32,12 @@ export function rmsNorm(variant: Variant, use: 'store' | 'add'): Kernel {
     )}${EXACT}${normScale(variant)}
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let from = ${indexed ? 'index[group.x]' : 'group.x'} * p.cols;
+  let first = ${indexed ? 'index[group.x]' : 'group.x'} * p.cols;
   var squares = vec2<f32>(0.0);
-  for (var i = thread; i < p.cols; i += ${THREADS}u) { squares = addTo(squares, rounded(x[from + i] * x[from + i])); }
+  for (var i = thread; i < p.cols; i += ${THREADS}u) { squares = addTo(squares, rounded(x[first + i] * x[first + i])); }
   let scale = normScale(squares, p.cols, p.eps, thread);
   for (var i = thread; i < p.cols; i += ${THREADS}u) {
-    y[group.x * p.cols + i] ${indexed ? '' : '+'}= rounded(rounded(x[from + i] * scale) * weight[i]);
+    y[group.x * p.cols + i] ${indexed ? '' : '+'}= rounded(rounded(x[first + i] * scale) * weight[i]);
   }
 }
 `,
