@@ -5,8 +5,8 @@ import { attention, CHUNK, groupsOfRow, MOST_SPLITS, partsOfRow } from '../shade
 import { attentionMerge } from '../shaders/attention_merge.ts';
 import { MOST_HEAD_DIM, rope } from '../shaders/rope.ts';
 
-/** Parts of as many rows as are attended to at once: 60 of 20 heads of 128 in a long context, work enough for any device. */
-const PARTS_BYTES = 11 << 20;
+/** Of the parts of rows that are attended to at once: in a long context 23 rows of 20 heads of 128, 1840 workgroups. */
+const PARTS_BYTES = 4 << 20;
 
 /** One row takes two dispatches. More are first all appended to the cache, since they see each other. */
 export function attentionOps(g: Recorder): Pick<Ops<GpuTensor>, 'attention'> {

@@ -68,12 +68,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let row = p.row + group.y;
   let pos = positions[row];
   let sharing = p.heads / p.kvHeads;
-  let passes = (sharing + ${GROUP - 1}u) / ${GROUP}u;
+  let turns = (sharing + ${GROUP - 1}u) / ${GROUP}u;
   let split = group.x % p.splits;
-  let kvHead = group.x / p.splits / passes;
-  let pass = group.x / p.splits % passes;
-  let head = kvHead * sharing + pass * ${GROUP}u;
-  let heads = min(${GROUP}u, sharing - pass * ${GROUP}u);
+  let kvHead = group.x / p.splits / turns;
+  let turn = group.x / p.splits % turns;
+  let head = kvHead * sharing + turn * ${GROUP}u;
+  let heads = min(${GROUP}u, sharing - turn * ${GROUP}u);
   let record = recordSize();
   let headParts = partsOf(0u, 1u);
   let to = partsOf(group.y, head) + split * record;
@@ -84,17 +84,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
   let ownHead = min(thread / UNITS, heads - 1u);
   let ownUnit = thread % UNITS;
-  let from = (row * p.heads + head) * 4u * p.units;
+  let qAt = (row * p.heads + head) * 4u * p.units;
   var scale = 1.0;
   ${
     normed
       ? `for (var h = 0u; h < heads; h++) {
-    let scaleOfHead = normOf(from + h * 4u * p.units, thread);
+    let scaleOfHead = normOf(qAt + h * 4u * p.units, thread);
     if (h == ownHead) { scale = scaleOfHead; }
   }`
       : ''
   }
-  if (ownUnit < p.units) { query[thread] = rotated(from + ownHead * 4u * p.units, scale, ownUnit, pos); }
+  if (ownUnit < p.units) { query[thread] = rotated(qAt + ownHead * 4u * p.units, scale, ownUnit, pos); }
   if (split == 0u && thread < heads * UNITS && ownUnit < p.units) {
     let own = to + ownHead * headParts + p.splits * record;
     parts[own + 1u + ownUnit] = bitcast<vec4<u32>>(query[thread]);

@@ -32,9 +32,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let row = p.row + group.y;
   let sharing = p.heads / p.kvHeads;
   let record = recordSize();
-  let from = partsOf(group.y, group.x);
-  let own = from + p.splits * record;
-  if (thread < p.splits) { splits[thread] = bitcast<vec2<f32>>(parts[from + thread * record].xy); }
+  let at = partsOf(group.y, group.x);
+  let own = at + p.splits * record;
+  if (thread < p.splits) { splits[thread] = bitcast<vec2<f32>>(parts[at + thread * record].xy); }
 
   let kvAt = (row * p.kvHeads + group.x / sharing) * p.units;
   let scale = normOf(4u * kvAt, thread);
@@ -64,7 +64,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = thread / UNITS; i < p.splits; i += ${THREADS}u / UNITS) {
       // The values of a split that has seen nothing are not written.
       if (splits[i].y > 0.0) {
-        all += expNeg(splits[i].x - most) * bitcast<vec4<f32>>(parts[from + i * record + 1u + unit]);
+        all += expNeg(splits[i].x - most) * bitcast<vec4<f32>>(parts[at + i * record + 1u + unit]);
       }
     }
   }

@@ -111,13 +111,13 @@ export function rope(variant: Variant, type: KvType, normed: boolean): Kernel {
     )}${rotation(variant, 'k', normed)}${cacheUnits(type)}${PLACES}${VALUES_BEHIND}
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let from = (group.y * p.kvHeads + group.x) * p.units;
-  let scale = normOf(4u * from, thread);
+  let at = (group.y * p.kvHeads + group.x) * p.units;
+  let scale = normOf(4u * at, thread);
   let pos = positions[group.y];
   let place = placeOf(sequences[group.y], group.x, pos);
   if (thread < p.units) {
-    data[place + thread] = kept(rotated(4u * from, scale, thread, pos));
-    data[place + valuesBehind() + thread] = kept(v[from + thread]);
+    data[place + thread] = kept(rotated(4u * at, scale, thread, pos));
+    data[place + valuesBehind() + thread] = kept(v[at + thread]);
   }
 }
 `,
