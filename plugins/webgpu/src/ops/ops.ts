@@ -1,6 +1,7 @@
 import type { Ops } from 'ternlm/backend';
 import type { GpuTensor } from '../memory.ts';
 import type { Recorder } from '../recorder.ts';
+import { attentionOps } from './attention.ts';
 import { linearOps } from './linear.ts';
 
 /** The blocks of a transformer as dispatches. */
@@ -10,8 +11,8 @@ export function createOps(recorder: Recorder): Ops<GpuTensor> {
   };
   return {
     ...linearOps(recorder),
+    ...attentionOps(recorder),
     embed: todo,
-    attention: todo,
     sample: todo,
     advance: todo,
     checkTernary: todo,
