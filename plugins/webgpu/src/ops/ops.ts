@@ -2,6 +2,7 @@ import type { Ops } from 'ternlm/backend';
 import type { GpuTensor } from '../memory.ts';
 import type { Recorder } from '../recorder.ts';
 import { linearOps } from './linear.ts';
+import { sampleOps } from './sample.ts';
 
 /** The blocks of a transformer as dispatches. */
 export function createOps(recorder: Recorder): Ops<GpuTensor> {
@@ -10,10 +11,9 @@ export function createOps(recorder: Recorder): Ops<GpuTensor> {
   };
   return {
     ...linearOps(recorder),
+    ...sampleOps(recorder),
     embed: todo,
     attention: todo,
-    sample: todo,
-    advance: todo,
     checkTernary: todo,
     repack: todo,
     buildScreen: todo,
