@@ -3,6 +3,7 @@ import type { GpuTensor } from '../memory.ts';
 import type { Recorder } from '../recorder.ts';
 import { attentionOps } from './attention.ts';
 import { linearOps } from './linear.ts';
+import { sampleOps } from './sample.ts';
 
 /** The blocks of a transformer as dispatches. */
 export function createOps(recorder: Recorder): Ops<GpuTensor> {
@@ -12,9 +13,8 @@ export function createOps(recorder: Recorder): Ops<GpuTensor> {
   return {
     ...linearOps(recorder),
     ...attentionOps(recorder),
+    ...sampleOps(recorder),
     embed: todo,
-    sample: todo,
-    advance: todo,
     checkTernary: todo,
     repack: todo,
     buildScreen: todo,
