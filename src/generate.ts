@@ -49,7 +49,10 @@ export interface Completion {
   readonly timings: Timings;
 }
 
-/** Tokens that wait for their reader before its sequence pauses: enough for a reader that lags for a step or two (not tuned). */
+/**
+ * Tokens that wait for their reader before its sequence pauses: enough for a reader that lags for a step or two (not tuned).
+ * Where several come at once, those of all starts under way are added.
+ */
 const MAX_UNREAD = 8;
 
 /** Options checked against the model; throws a RangeError or TypeError that names the option. */
@@ -97,6 +100,7 @@ export async function* generate(
   signal?.throwIfAborted();
   const ids: number[] = [];
   const unread = createQueue<Token>();
+  const mostUnread = MAX_UNREAD + engine.burst - 1;
   const texts = createTexts(tokenizer, stop, unread.push);
   let ended = false;
   let failure: unknown;
@@ -107,7 +111,7 @@ export async function* generate(
     prompt,
     maxTokens,
     sampler,
-    ready: () => unread.length < MAX_UNREAD,
+    ready: () => unread.length < mostUnread,
     onToken({ id, probability, logit }) {
       const isEos = tokenizer.eogTokens.has(id);
       ids.push(id);
@@ -134,7 +138,7 @@ export async function* generate(
       signal?.throwIfAborted();
       const token = unread.shift();
       if (token !== undefined) {
-        if (unread.length === MAX_UNREAD - 1) sequence.wake();
+        if (unread.length === mostUnread - 1) sequence.wake();
         yield token;
       } else if (ended) break;
       else {

@@ -1,4 +1,5 @@
 /** Ternary language models anywhere JavaScript runs. */
+export { type Backend, BackendLostError } from './backend/backend.ts';
 export type { ActivationsOptions } from './calibrate.ts';
 export type { ChatMessage } from './chat.ts';
 export type { EmbedOptions, Perplexity, PerplexityOptions } from './evaluate.ts';

@@ -1,10 +1,8 @@
-import type { Activation, Backend, KvType, Tensor } from './backend/backend.ts';
-import { type WasmBackend, wasmBackend } from './backend/wasm/backend.ts';
-import type { WasmTensor } from './backend/wasm/memory.ts';
+import type { Activation, Backend, KvType } from './backend/backend.ts';
 import type { Tier } from './backend/wasm/tier.ts';
 import { type ActivationsOptions, activations } from './calibrate.ts';
 import { type ChatMessage, createChat } from './chat.ts';
-import { createEngine, type Engine } from './engine/engine.ts';
+import type { Engine } from './engine/engine.ts';
 import {
   type EmbedOptions,
   embed,
@@ -13,22 +11,30 @@ import {
   type Perplexity,
   type PerplexityOptions,
   perplexity,
-  ROWS,
 } from './evaluate.ts';
 import { type Completion, type GenerateOptions, generate, resolveOptions, type Token } from './generate.ts';
 import { GgufError } from './gguf/error.ts';
 import { readHeader } from './gguf/header.ts';
-import { openSource } from './gguf/source.ts';
+import { openSource, type Source } from './gguf/source.ts';
 import type { TilesOption } from './gguf/tiles.ts';
-import { type Config, readConfig } from './model/config.ts';
-import { fitOf, needsOf } from './model/fit.ts';
-import { createKvCache, type KvBlocks, kvBlockBytes, kvBlocksOf } from './model/kv_cache.ts';
-import { createStepper, type StepLimits, type Stepper } from './model/step.ts';
-import { type LoadedWeights, type LoadProgress, loadWeights, type WeightStorage } from './model/weights.ts';
-import { paramsBytes } from './sampler.ts';
+import { readConfig } from './model/config.ts';
+import type { LoadProgress, WeightStorage } from './model/weights.ts';
+import { checkBackend, type Placed, placeModel } from './placement.ts';
 import { createTokenizer, type EncodeOptions, type Tokenizer } from './tokenizer/tokenizer.ts';
 
 export interface LoadModelOptions {
+  /**
+   * What computes, or a function that opens it, as `() => webgpu()` of the plugin @ternlm/webgpu. The model owns it: it is
+   * disposed of with the model, and when loading fails. Not with `threads`, `tier` and `revectorize`, which are the CPU's.
+   * Default: the CPU.
+   */
+  readonly backend?: Backend | (() => Promise<Backend>);
+  /**
+   * Lets the CPU take over where `backend` cannot be opened, is too small for the model or fails to load it, or is lost later:
+   * then the weights are read again, and generations go on from their tokens after a pause; other calls under way fail, later
+   * ones do not. info.warnings says why. Without it they fail with a BackendLostError. Default false.
+   */
+  readonly fallback?: boolean;
   /** Threads of the CPU backend; 1 runs on the caller's thread. Default: the physical cores, at most 16. */
   readonly threads?: number;
   /** Kernels of the CPU backend. Default 'auto': the fastest that work here. */
@@ -92,10 +98,11 @@ export interface ModelInfo {
   readonly weights: WeightStorage;
   /** e.g. "wasm relaxed, 2 threads". */
   readonly backend: string;
-  readonly tier: Tier;
-  readonly threads: number;
+  /** Of the CPU backend. */
+  readonly tier: Tier | undefined;
+  readonly threads: number | undefined;
   readonly fileBytes: number;
-  /** Linear memory in use: weights, cache and working memory. */
+  /** Memory of the backend in use: weights, cache and working memory. */
   readonly memoryBytes: number;
   /** What of it a full cache takes. */
   readonly kvBytes: number;
@@ -117,6 +124,7 @@ export interface LogitsOptions {
 
 /** A loaded model. Any number of generations may run on it at once. */
 export interface Model {
+  /** As it is now: the backend, and what hangs on it, changes where the CPU takes over. */
   readonly info: ModelInfo;
   /** Continues a text, a chat, or tokens: `for await (const token of model.generate('Once upon a time'))`. */
   generate(prompt: Prompt, options?: GenerateOptions): AsyncGenerator<Token, Completion, undefined>;
@@ -154,58 +162,50 @@ const MAX_OUTS = 16;
  * @param input path, URL (ranges are used where the server has them), Blob, or the file's bytes
  * @throws GgufError when the file is broken or not supported: what, where, expected, got
  * @throws RangeError when an option is out of range or memory does not suffice
+ * @throws what opening the backend throws
  */
 export async function loadModel(
   input: string | URL | Blob | Uint8Array | ArrayBuffer,
   options: LoadModelOptions = {},
 ): Promise<Model> {
-  const { parallel = 4, kv: kvType = 'f16', head: wished = 'auto', repack = 'auto', signal } = options;
-  count('parallel', parallel, MAX_OUTS);
-  checkKv(kvType);
-  checkHead(wished);
-  checkRepack(repack);
-  if (options.contextSize !== undefined) count('contextSize', options.contextSize, 1 << 24);
-  signal?.throwIfAborted();
-
-  const source = await openSource(input, { signal });
-  let backend: WasmBackend | undefined;
+  const { backend: given, fallback = false, signal } = options;
+  const { parallel = 4, kv: kvType = 'f16', head = 'auto', repack = 'auto' } = options;
+  /** Ends reading, now and when weights are read again. */
+  const reading = new AbortController();
+  const onAbort = () => reading.abort(signal?.reason);
+  if (given !== undefined && typeof given !== 'function') checkBackend(given);
+  /** To be disposed of where this fails. */
+  let owned = typeof given === 'object' ? given : undefined;
+  let source: Source | undefined;
   try {
+    checkAlone(options);
+    count('parallel', parallel, MAX_OUTS);
+    checkKv(kvType);
+    checkHead(head);
+    checkRepack(repack);
+    if (options.contextSize !== undefined) count('contextSize', options.contextSize, 1 << 24);
+    signal?.throwIfAborted();
+    signal?.addEventListener('abort', onAbort);
+
+    source = await openSource(input, { signal: reading.signal });
+    const { name: file, size: fileBytes, close } = source;
     const header = await readHeader(source);
-    const config = readConfig(header, source.name, options.activation);
-    const tokenizer = openTokenizer(header.metadata, source.name);
+    const config = readConfig(header, file, options.activation);
+    const tokenizer = openTokenizer(header.metadata, file);
     const chat = createChat(header.metadata, tokenizer);
-    backend = await wasmBackend({ threads: options.threads, tier: options.tier, revectorize: options.revectorize });
     const contextSize = options.contextSize ?? Math.min(config.contextLength, 4096);
-    const warnings = [...config.warnings];
-    const wishes = { head: wished, repack, kv: kvType, contextSize, rows: ROWS, outs: parallel };
-    const needs = needsOf(header, config, backend, wishes);
-    const fits = fitOf(source.name, config, needs, backend.limitBytes, contextSize);
-    const head = fits === 'all' ? wished : 'exact';
-    if (head !== wished) {
-      const bytes = `${(needs.screen / 1e9).toFixed(2)} GB`;
-      warnings.push(`head: exact, since memory does not hold the copy of ${bytes} that would make it faster`);
-    }
-    const weights = await loadWeights(backend, source, header, config, { ...options, head });
-    warnings.push(...weights.warnings);
-    if (contextSize > config.contextLength) {
-      warnings.push(`contextSize ${contextSize} is more than the ${config.contextLength} positions of the training`);
-    }
-    let engine: Engine | undefined;
-    let kvBytes = 0;
-    if (config.headTensor !== undefined) {
-      const limits = { maxRows: ROWS, maxOuts: parallel, paramsStride: paramsBytes(contextSize + 1) };
-      const { kv, stepper } = openStepper(backend, config, weights, kvType, contextSize, limits);
-      if (kv.blocks < kvBlocksOf(contextSize) * parallel) {
-        const positions = kv.blocks * kv.cache.blockSize;
-        warnings.push(
-          `memory holds ${positions} positions in all, not ${contextSize} for each of ${parallel} sequences`,
-        );
-      }
-      engine = createEngine(stepper, kv);
-      kvBytes = kv.blocks * kvBlockBytes(config, kvType);
-    }
+    const { layout, onProgress, threads, tier, revectorize } = options;
+    owned = undefined; // from here on it is placeModel's
+    const placement = await placeModel(source, header, config, {
+      ...{ backend: given, fallback, cpu: { threads, tier, revectorize } },
+      ...{ head, repack, kv: kvType, contextSize, parallel, layout, onProgress, signal: reading.signal },
+    });
+    const { engine, beside } = placement;
+
     const parameters = [...header.tensors.values()].reduce((sum, t) => sum + t.dims.reduce((a, b) => a * b, 1), 0);
-    const info: ModelInfo = {
+    const trained = config.contextLength;
+    const longer = `contextSize ${contextSize} is more than the ${trained} positions of the training`;
+    const infoOf = ({ backend, weights, warnings, ...rest }: Placed): ModelInfo => ({
       name: config.name,
       architecture: config.architecture,
       parameters,
@@ -214,26 +214,26 @@ export async function loadModel(
       hasHead: config.headTensor !== undefined,
       vocab: config.vocab,
       contextSize,
-      trainedContext: config.contextLength,
+      trainedContext: trained,
       parallel,
       kv: kvType,
-      head,
+      head: rest.head,
       weights: weights.storage,
       backend: backend.name,
-      tier: backend.tier,
-      threads: backend.threads,
-      fileBytes: source.size,
+      tier: rest.tier,
+      threads: rest.threads,
+      fileBytes,
       memoryBytes: backend.memoryUsed().allocated,
-      kvBytes,
-      warnings,
-    };
+      kvBytes: rest.kvBytes,
+      warnings: [...config.warnings, ...warnings, ...(contextSize > trained ? [longer] : [])],
+    });
+    let { placed } = placement;
+    let info = infoOf(placed);
 
     let disposed: Promise<void> | undefined;
     const live = () => {
       if (disposed !== undefined) throw new Error('the model was disposed');
     };
-    const device: Backend<Tensor> & WasmBackend = backend;
-    const subject = { backend: device, config, weights };
 
     const isChat = (prompt: Prompt): prompt is readonly ChatMessage[] =>
       Array.isArray(prompt) && typeof prompt[0] === 'object';
@@ -292,7 +292,7 @@ export async function loadModel(
         const ids = typeof text === 'string' ? tokenizer.encode(text, { addSpecial: true }) : text;
         return checked(ids, contextSize, `embed: text ${i}`);
       });
-      const vectors = await embed(subject, tokens, { kv: kvType, ...embedOptions }, live);
+      const vectors = await beside((subject) => embed(subject, tokens, { kv: kvType, ...embedOptions }, live));
       return alone ? vectors[0] : vectors;
     }
 
@@ -310,7 +310,11 @@ export async function loadModel(
     const bos = tokenizer.addBos ? tokenizer.bos : undefined;
 
     const model: Model = {
-      info,
+      get info() {
+        if (placed !== placement.placed) info = infoOf(placement.placed);
+        placed = placement.placed;
+        return info;
+      },
       generate(prompt, generateOptions = {}) {
         live();
         const generating = generator('generate');
@@ -335,15 +339,16 @@ export async function loadModel(
         const { length } = checked(tokens, contextSize);
         generator('logits');
         const result = new Float32Array(length * config.vocab);
-        await evaluate(subject, [tokens], {
+        const pass = {
           kv: type,
           rows: batch,
           wanted: () => true,
-          onOut(_, at, logits) {
+          onOut(_: number, at: number, logits: Float32Array) {
             live();
             result.set(logits, at * logits.length);
           },
-        });
+        };
+        await beside((subject) => evaluate(subject, [tokens], pass));
         return result;
       },
       embed: embedTexts,
@@ -354,20 +359,23 @@ export async function loadModel(
         const most = chunkOf(perplexityOptions.contextSize);
         const tokens = tokensOfText(text, 'perplexity');
         if (tokens.length < 2) throw new RangeError(`perplexity: ${tokens.length} tokens, expected at least 2`);
-        return perplexity(subject, tokens, bos, { kv: kvType, ...perplexityOptions, contextSize: most }, live);
+        const resolved = { kv: kvType, ...perplexityOptions, contextSize: most };
+        return beside((subject) => perplexity(subject, tokens, bos, resolved, live));
       },
       async activations(text, activationsOptions = {}) {
         live();
         checkKv(activationsOptions.kv ?? kvType);
         const most = chunkOf(activationsOptions.contextSize);
         const tokens = checked(tokensOfText(text, 'activations'), Number.POSITIVE_INFINITY, 'activations');
-        return activations(subject, tokens, bos, { kv: kvType, ...activationsOptions, contextSize: most }, live);
+        const resolved = { kv: kvType, ...activationsOptions, contextSize: most };
+        return beside((subject) => activations(subject, tokens, bos, resolved, live));
       },
       dispose() {
         disposed ??= (async () => {
-          await engine?.close(new Error('the model was disposed'));
-          await device.dispose();
-          await source.close();
+          const gone = new Error('the model was disposed');
+          reading.abort(gone);
+          await placement.dispose(gone);
+          await close();
         })();
         return disposed;
       },
@@ -375,9 +383,11 @@ export async function loadModel(
     };
     return model;
   } catch (error) {
-    await backend?.dispose();
-    await source.close();
+    await owned?.dispose();
+    await source?.close();
     throw error;
+  } finally {
+    signal?.removeEventListener('abort', onAbort);
   }
 }
 
@@ -390,28 +400,12 @@ function openTokenizer(metadata: ReadonlyMap<string, unknown>, file: string): To
   }
 }
 
-/** Cache and working memory for `limits.maxOuts` sequences; fewer blocks where memory is short, but one full context. */
-function openStepper(
-  backend: WasmBackend,
-  config: Config,
-  weights: LoadedWeights<WasmTensor>,
-  type: KvType,
-  contextSize: number,
-  limits: StepLimits,
-): { kv: KvBlocks<WasmTensor>; stepper: Stepper } {
-  const least = kvBlocksOf(contextSize);
-  for (let blocks = least * limits.maxOuts; ; blocks = Math.max(least, blocks - Math.ceil(least / 8))) {
-    let kv: KvBlocks<WasmTensor> | undefined;
-    try {
-      kv = createKvCache(backend, config, type, contextSize, limits.maxOuts, blocks);
-      return { kv, stepper: createStepper(backend, config, weights, kv, limits) };
-    } catch (error) {
-      kv?.dispose();
-      if (!(error instanceof RangeError)) throw error;
-      if (blocks > least) continue;
-      throw new RangeError(`contextSize: ${contextSize} positions do not fit; ${error.message}`, { cause: error });
-    }
-  }
+const CPU_OPTIONS = ['threads', 'tier', 'revectorize'] as const;
+
+function checkAlone(options: LoadModelOptions): void {
+  const set = CPU_OPTIONS.filter((name) => options[name] !== undefined);
+  if (options.backend === undefined || set.length === 0) return;
+  throw new RangeError(`${set.join(', ')}: of the CPU, expected only where no backend is given`);
 }
 
 function checkKv(type: KvType): void {

@@ -23,11 +23,25 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     'backend/backend.ts',
     'backend/wasm',
   ],
-  'index.ts': ['load_model.ts', 'generate.ts', 'evaluate.ts', 'calibrate.ts', 'chat.ts', 'gguf', 'model', 'sampler.ts'],
+  'index.ts': [
+    ...['load_model.ts', 'generate.ts', 'evaluate.ts', 'calibrate.ts', 'chat.ts', 'gguf', 'model', 'sampler.ts'],
+    'backend/backend.ts',
+  ],
   'load_model.ts': [
-    ...['generate.ts', 'evaluate.ts', 'calibrate.ts', 'engine', 'chat.ts', 'gguf', 'model', 'tokenizer', 'sampler.ts'],
+    ...[
+      'placement.ts',
+      'generate.ts',
+      'evaluate.ts',
+      'calibrate.ts',
+      'engine',
+      'chat.ts',
+      'gguf',
+      'model',
+      'tokenizer',
+    ],
     ...['backend/backend.ts', 'backend/wasm'],
   ],
+  'placement.ts': ['evaluate.ts', 'engine', 'gguf', 'model', 'sampler.ts', 'backend/backend.ts', 'backend/wasm'],
   'evaluate.ts': ['model', 'backend/backend.ts'],
   'calibrate.ts': ['evaluate.ts', 'model', 'backend/backend.ts'],
   'generate.ts': ['engine', 'tokenizer', 'sampler.ts'],
@@ -65,6 +79,12 @@ const imports = files.flatMap((file) => {
     return [file, to.startsWith('.') ? relative(src, join(src, dirname(file), to)) : to];
   });
 });
+
+const manifest = JSON.parse(readFileSync(join(src, '../package.json'), 'utf8')) as {
+  dependencies: Record<string, string>;
+  peerDependencies: Record<string, string>;
+  peerDependenciesMeta: unknown;
+};
 
 describe('import rules', () => {
   it('sees the imports', () => {
@@ -106,12 +126,21 @@ describe('import rules', () => {
   });
 
   it('uses only packages that are dependencies', () => {
-    const manifest = JSON.parse(readFileSync(join(src, '../package.json'), 'utf8')) as {
-      dependencies: Record<string, string>;
-    };
     const bare = imports
       .map(([, to]) => to)
       .filter((to) => !files.includes(to) && !to.startsWith('node:') && !to.endsWith('kernels.js'));
     expect(bare.filter((to) => !(to in manifest.dependencies))).toEqual([]);
+  });
+
+  it('loads one package that need not be there, for the command line', () => {
+    const unnamed = files.filter((file) => /\bimport\(\s*[^'\s]/.test(readFileSync(join(src, file), 'utf8')));
+    expect(unnamed).toEqual(['cli/backend.ts']);
+    const text = readFileSync(join(src, 'cli/backend.ts'), 'utf8');
+    const packages = [...text.matchAll(/import\((\w+)\)/g)].map(([, name]) => {
+      return new RegExp(`const ${name}: string = '([^']+)'`).exec(text)?.[1];
+    });
+    expect(packages).toEqual(['@ternlm/webgpu']);
+    expect(Object.keys(manifest.peerDependencies)).toEqual(packages);
+    expect(manifest.peerDependenciesMeta).toEqual({ '@ternlm/webgpu': { optional: true } });
   });
 });

@@ -1,7 +1,8 @@
 import { cpus, loadavg } from 'node:os';
 import type { Model } from '../index.ts';
 import { type Arguments, UsageError, type Verb } from './arguments.ts';
-import { load, modelPath } from './load.ts';
+import { openGpu, PROFILE_FLAG, sayProfile } from './backend.ts';
+import { load, modelPath, newsOf } from './load.ts';
 import { HELP_FLAG, LOAD_FLAGS, loadOptions, modelOf } from './options.ts';
 import { catchInterrupt, INTERRUPTED, printable, say, showStatus, styled, write } from './terminal.ts';
 
@@ -37,6 +38,7 @@ to stderr.`,
           help: 'md, csv or json (default: md)',
         },
         { name: 'no-warmup', help: 'measure from the first run on' },
+        PROFILE_FLAG,
         HELP_FLAG,
       ],
     },
@@ -64,7 +66,9 @@ to stderr.`,
       sayMachine();
       const results: Result[] = [];
       for (const count of threads) {
-        const model = await load(input, { ...loadOptions(given, count), signal });
+        const gpu = await openGpu(given, given.has('profile'));
+        const model = await load(input, { ...loadOptions(given, gpu, count), signal });
+        const sayNews = newsOf(model);
         try {
           for (const test of testsOf(model, sizes)) {
             if (!given.has('no-warmup')) await warmUp(test, signal);
@@ -79,7 +83,9 @@ to stderr.`,
             if (format === 'md') await write(`${mdRow(result)}\n`);
             results.push(result);
           }
+          if (gpu !== undefined && given.has('profile')) sayProfile(gpu);
         } finally {
+          sayNews();
           await model.dispose();
         }
       }
@@ -182,6 +188,7 @@ interface Result {
   model_size: number;
   model_n_params: number;
   backend: string;
+  /** Empty, and no threads, of a GPU. */
   tier: string;
   n_threads: number;
   type_kv: string;
@@ -202,9 +209,9 @@ function resultOf(file: string, { info }: Model, test: Test, samples: readonly n
     architecture: info.architecture,
     model_size: info.fileBytes,
     model_n_params: info.parameters,
-    backend: `wasm ${info.tier}`,
-    tier: info.tier,
-    n_threads: info.threads,
+    backend: info.tier === undefined ? info.backend : `wasm ${info.tier}`,
+    tier: info.tier ?? '',
+    n_threads: info.threads ?? 0,
     type_kv: info.kv,
     n_prompt: test.kind === 'pp' ? test.tokens : 0,
     n_gen: test.kind === 'tg' ? test.tokens : 0,
@@ -232,7 +239,8 @@ function mdRow(r: Result): string {
     r.model_n_params < 1e9 ? `${(r.model_n_params / 1e6).toFixed(2)} M` : `${(r.model_n_params / 1e9).toFixed(2)} B`;
   const test = r.n_prompt > 0 ? `pp${r.n_prompt}` : `tg${r.n_gen}`;
   const speed = `${r.avg_ts.toFixed(2)} ± ${r.stddev_ts.toFixed(2)}`;
-  return cells([printable(r.model_type), size, params, r.backend, String(r.n_threads), test, speed]);
+  const threads = r.n_threads === 0 ? '-' : String(r.n_threads);
+  return cells([printable(r.model_type), size, params, r.backend, threads, test, speed]);
 }
 
 function csv(results: readonly Result[]): string {

@@ -2,7 +2,8 @@ import { createInterface } from 'node:readline';
 import type { ChatMessage } from '../index.ts';
 import { answer, summary } from './answer.ts';
 import type { Verb } from './arguments.ts';
-import { load } from './load.ts';
+import { openGpu } from './backend.ts';
+import { load, newsOf } from './load.ts';
 import {
   generateOptions,
   HELP_FLAG,
@@ -54,12 +55,14 @@ ${HELP}`,
     const beginning: readonly ChatMessage[] = system === undefined ? [] : [{ role: 'system', content: system }];
     const loading = catchInterrupt();
     const { signal } = loading;
-    const model = await load(modelOf(given), { ...loadOptions(given), signal }).catch((error: unknown) => {
+    const loadWith = loadOptions(given, await openGpu(given));
+    const model = await load(modelOf(given), { ...loadWith, signal }).catch((error: unknown) => {
       if (!signal.aborted) throw error;
     });
     loading.release();
     if (model === undefined) return INTERRUPTED;
 
+    const sayNews = newsOf(model);
     const interactive = process.stdin.isTTY === true;
     const input = lines(interactive);
     let messages = [...beginning];
@@ -87,6 +90,7 @@ ${HELP}`,
         try {
           const result = await answer(model, asked, options, during.signal);
           if (readerGone.aborted) break;
+          sayNews();
           say(styled('dim', `${summary(model, result)}${interactive ? '\n' : ''}`));
           // What was said is kept, also of an answer that was stopped.
           messages = [...asked, { role: 'assistant', content: result.text }];

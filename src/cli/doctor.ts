@@ -2,9 +2,10 @@ import { arch, availableParallelism, cpus, freemem, loadavg, platform, totalmem 
 import { type WasmBackend, wasmBackend } from '../backend/wasm/backend.ts';
 import { demoModel, loadModel } from '../index.ts';
 import type { Verb } from './arguments.ts';
+import { type Gpu, probeGpu } from './backend.ts';
 import { bytes, duration, pairs, rate } from './format.ts';
 import { HELP_FLAG } from './options.ts';
-import { styled, write } from './terminal.ts';
+import { printable, styled, write } from './terminal.ts';
 import { version } from './version.ts';
 
 /** Smallest modules that use a feature; they validate where the engine has it. */
@@ -36,6 +37,8 @@ interface Report {
   /** Layouts that are repacked when loaded, and to what. */
   repacks?: WasmBackend['repacks'];
   why: readonly string[];
+  /** The GPU, or why there is none. */
+  gpu: Gpu | { none: string };
   selfCheck: { ok: boolean; result: string };
   advice: string[];
 }
@@ -46,7 +49,8 @@ export const doctor: Verb = {
   maxPositionals: 0,
   summary: 'check that ternlm works on this machine',
   about: `Tells what ternlm finds on this machine: runtime, WebAssembly features, the
-kernels it chooses and why, threads and memory. Then the demo model writes a few
+kernels it chooses and why, threads and memory; and the GPU, where the plugin for
+it is installed (--backend webgpu). Then the demo model writes a few
 tokens on one thread and on all, which must agree. The exit code is 1 when
 something does not work.`,
   groups: [{ title: 'Options', flags: [{ name: 'json', help: 'write one JSON object' }, HELP_FLAG] }],
@@ -60,6 +64,7 @@ something does not work.`,
 };
 
 async function examine(): Promise<Report> {
+  const gpu = await probeGpu();
   const report: Report = {
     version,
     runtime: runtime(),
@@ -73,6 +78,7 @@ async function examine(): Promise<Report> {
     relaxedSimd: WebAssembly.validate(Uint8Array.from(RELAXED_SIMD)),
     sharedMemory: hasSharedMemory(),
     why: [],
+    gpu: typeof gpu === 'string' ? { none: gpu } : gpu,
     selfCheck: { ok: false, result: 'not run' },
     advice: [],
   };
@@ -151,6 +157,13 @@ function repacked(repacks: Report['repacks'] = {}): string {
   return `${named.join(', ')} at loading: quicker with these kernels (--repack none: not)`;
 }
 
+function gpuRows(gpu: Report['gpu']): [string, string][] {
+  if ('none' in gpu) return [['GPU', `none: ${printable(gpu.none)}`]];
+  const kind = gpu.software ? ', a software renderer: --backend auto takes the CPU' : '';
+  const rows = gpu.rows.map(([label, value]): [string, string] => ['', printable(`${label}: ${value}`)]);
+  return [['GPU', `${printable(gpu.adapter)}${kind}`], ...rows];
+}
+
 function text(report: Report): string {
   const yes = (has: boolean) => (has ? 'yes' : 'no');
   const [first, ...others] = report.why;
@@ -167,6 +180,7 @@ function text(report: Report): string {
     ...[first, ...others].filter((line) => line !== undefined).map((line): [string, string] => ['', line]),
     ['repacked', repacked(report.repacks)],
     ['threads', report.threads === undefined ? 'none' : `${report.threads} (-t sets another number)`],
+    ...gpuRows(report.gpu),
     ['self-check', `${report.selfCheck.ok ? 'passed' : 'FAILED'}: ${report.selfCheck.result}`],
   ];
   const end = report.selfCheck.ok ? 'ternlm works here.' : 'ternlm does not work here.';

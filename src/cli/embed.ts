@@ -1,4 +1,5 @@
 import { UsageError, type Verb } from './arguments.ts';
+import { openGpu } from './backend.ts';
 import { withModel } from './load.ts';
 import { HELP_FLAG, LOAD_FLAGS, loadOptions, namesModel } from './options.ts';
 import { printable, readStdin, readText, say, styled, write } from './terminal.ts';
@@ -50,7 +51,7 @@ texts the lines of stdin are taken, one text a line.`,
     if (file !== undefined && rest.length > 0) throw new UsageError('embed: texts and --file given, expected one');
     const texts = rest.length > 0 ? rest : linesOf(file === undefined ? await readStdin() : await readText(file));
     if (texts.length === 0) throw new UsageError('embed: no text; give texts in quotes, with --file, or on stdin');
-    return withModel(input, loadOptions(given), async (model, signal) => {
+    return withModel(input, loadOptions(given, await openGpu(given)), async (model, signal) => {
       const started = performance.now();
       const vectors = await model.embed(texts, {
         dimensions: given.number('dimensions'),

@@ -69,9 +69,11 @@ export async function withModel(
   const interrupt = catchInterrupt();
   try {
     const model = await load(input, { ...options, signal: interrupt.signal });
+    const sayNews = newsOf(model);
     try {
       return await work(model, interrupt.signal);
     } finally {
+      sayNews();
       await model.dispose();
     }
   } catch (error) {
@@ -99,5 +101,19 @@ function announce({ info }: Model, ms: number): void {
   const weights = `${file}${type === file.toLowerCase() ? '' : ` as ${type.toUpperCase()}`}`;
   const layout = tiles === undefined ? weights : `${weights}, tiles: ${tiles}`;
   say(styled('dim', `${printable(info.name)}: ${size}; ${info.backend}; ${layout}; ${memory}`));
-  for (const warning of info.warnings) say(styled('yellow', `note: ${printable(flagged(warning))}`));
+  sayWarnings(info.warnings);
+}
+
+/** What tells the warnings again where they are others: the CPU took over. */
+export function newsOf(model: Model): () => void {
+  let told = model.info.warnings;
+  return () => {
+    if (model.info.warnings === told) return;
+    told = model.info.warnings;
+    sayWarnings(told);
+  };
+}
+
+function sayWarnings(warnings: readonly string[]): void {
+  for (const warning of warnings) say(styled('yellow', `note: ${printable(flagged(warning))}`));
 }

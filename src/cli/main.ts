@@ -75,10 +75,15 @@ function oneLine(error: unknown): string {
   return message.replace(/\s*\n\s*/g, ' ');
 }
 
+let code = 1;
 try {
-  process.exitCode = await main(process.argv.slice(2));
+  code = await main(process.argv.slice(2));
 } catch (error) {
-  process.exitCode = 1;
   say(`${styled('red', 'ternlm:')} ${printable(oneLine(error))}`);
   if (process.env.DEBUG === 'ternlm' && error instanceof Error) say(error.stack);
 }
+// A GPU's driver may keep threads that wait for nothing: the end is said, once all is written.
+await Promise.all(
+  [process.stdout, process.stderr].map((stream) => new Promise((written) => stream.write('', written))),
+);
+process.exit(code);

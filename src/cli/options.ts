@@ -3,6 +3,7 @@ import { type GenerateOptions, resolveOptions } from '../generate.ts';
 import { PRESETS } from '../gguf/tiles.ts';
 import type { LoadModelOptions } from '../index.ts';
 import { type Arguments, type FlagGroup, UsageError } from './arguments.ts';
+import { BACKEND_FLAG, backendOptions, type GpuBackend } from './backend.ts';
 
 // Flags that several verbs share. Names and defaults are llama.cpp's.
 
@@ -17,6 +18,7 @@ export const LOAD_FLAGS: FlagGroup = {
   title: 'Model',
   flags: [
     MODEL_FLAG,
+    BACKEND_FLAG,
     {
       name: 'ctx-size',
       short: 'c',
@@ -132,12 +134,11 @@ export function modelOf(given: Arguments): string | undefined {
   return flag ?? positional;
 }
 
-export function loadOptions(given: Arguments, threads: number | undefined = given.number('threads')): LoadModelOptions {
+/** @param gpu of `openGpu` */
+export function loadOptions(given: Arguments, gpu: GpuBackend | undefined, threads?: number): LoadModelOptions {
   return {
+    ...backendOptions(given, gpu, threads),
     contextSize: given.number('ctx-size'),
-    threads,
-    tier: given.text('tier') as LoadModelOptions['tier'],
-    revectorize: !given.has('no-revectorize'),
     head: given.text('head') as LoadModelOptions['head'],
     repack: given.text('repack') as LoadModelOptions['repack'],
     layout: given.text('layout'),

@@ -1,4 +1,5 @@
 import { UsageError, type Verb } from './arguments.ts';
+import { openGpu } from './backend.ts';
 import { withModel } from './load.ts';
 import { HELP_FLAG, LOAD_FLAGS, loadOptions, namesModel } from './options.ts';
 import { readText, say, showStatus, styled, write } from './terminal.ts';
@@ -47,7 +48,7 @@ models with the same vocabulary.`,
     if (input !== undefined && !namesModel(input)) throw new UsageError(`${input}: no such file, expected a model`);
     const text = await readText(file);
     const contextSize = given.number('ctx-size') ?? CHUNK;
-    return withModel(input, { ...loadOptions(given), contextSize }, async (model, signal) => {
+    return withModel(input, { ...loadOptions(given, await openGpu(given)), contextSize }, async (model, signal) => {
       const started = performance.now();
       const result = await model.perplexity(text, {
         contextSize,

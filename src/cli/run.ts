@@ -1,5 +1,6 @@
 import { type Answer, answer, summary } from './answer.ts';
 import { type Arguments, UsageError, type Verb } from './arguments.ts';
+import { openGpu, PROFILE_FLAG, sayProfile } from './backend.ts';
 import { withModel } from './load.ts';
 import {
   generateOptions,
@@ -40,6 +41,7 @@ prompt is shown before its continuation; elsewhere the continuation stands alone
         { name: 'echo', help: 'write the prompt first (default: on a terminal)' },
         { name: 'no-echo', help: 'write only what follows the prompt' },
         { name: 'json', help: 'write one JSON object: text, tokens, seed, timings' },
+        PROFILE_FLAG,
         HELP_FLAG,
       ],
     },
@@ -60,7 +62,8 @@ prompt is shown before its continuation; elsewhere the continuation stands alone
       parseSpecial: given.has('special'),
       ignoreEos: given.has('ignore-eos'),
     };
-    return withModel(input, loadOptions(given), async (model, signal) => {
+    const gpu = await openGpu(given, given.has('profile'));
+    return withModel(input, loadOptions(given, gpu), async (model, signal) => {
       const json = given.has('json');
       const echo = given.has('echo') || (process.stdout.isTTY === true && !given.has('no-echo'));
       if (process.stdout.isTTY && !json) say();
@@ -71,6 +74,7 @@ prompt is shown before its continuation; elsewhere the continuation stands alone
       say(styled('dim', summary(model, result)));
       if (result.completion === undefined) return INTERRUPTED;
       if (json) await write(`${JSON.stringify(record(model.info.name, prompt, result))}\n`);
+      if (gpu !== undefined && given.has('profile')) sayProfile(gpu);
       return 0;
     });
   },

@@ -1,4 +1,4 @@
-import type { Tensor } from '../backend/backend.ts';
+import { BackendLostError, type Tensor } from '../backend/backend.ts';
 import type { KvBlocks, KvSequence } from '../model/kv_cache.ts';
 import type { Stepper } from '../model/step.ts';
 import { PICK_BYTES, type Pick, type ResolvedSampler, readPick, writeParams } from '../sampler.ts';
@@ -27,18 +27,37 @@ export interface Times {
 
 export interface Sequence {
   readonly times: Times;
-  /** Takes the sequence out; its place in the cache is free after the step that is under way. */
+  /** Takes the sequence out; its place in the cache is free after the steps that are under way. */
   cancel(): void;
   /** Tells that `ready` may have changed. */
   wake(): void;
 }
 
 export interface Engine {
-  /** Queues a request; it starts when a place in the cache is free. */
+  /** Most tokens that come to a request after its last `ready`: those of the starts that can be under way. */
+  readonly burst: number;
+  /** Queues a request; it starts when a place in the cache is free. Throws what closed the engine. */
   submit(request: Request): Sequence;
+  /** Tells that the backend is gone, where someone else found out; ignored while it is being replaced. */
+  lose(error: BackendLostError): void;
   /** Fails what waits and runs with `reason`; settles when no step is under way. */
   close(reason: Error): Promise<void>;
 }
+
+/** What the engine computes with. */
+export interface Device<T extends Tensor = Tensor> {
+  readonly stepper: Stepper;
+  readonly kv: KvBlocks<T>;
+}
+
+/** Gives a device of the same context in place of one that is lost. */
+export type Recover<T extends Tensor> = (error: BackendLostError) => Promise<Device<T>>;
+
+/**
+ * Starts of several tokens take about so long: 50 a second still look like a stream, and two of them are what a request that
+ * comes or an abort waits for; the gap between two starts, below 1 ms, is a small part of it (not tuned).
+ */
+const TARGET_MS = 20;
 
 interface Entry extends Sequence {
   readonly request: Request;
@@ -50,7 +69,7 @@ interface Entry extends Sequence {
   generated: number;
   place: KvSequence | undefined;
   ended: boolean;
-  /** Its out in the step under way, or -1. */
+  /** Its out in the batch under way, or -1. */
   out: number;
 }
 
@@ -58,16 +77,35 @@ interface Entry extends Sequence {
  * Runs any number of sequences over one set of weights. Each step is one forward pass: a row for every sequence that
  * decodes, then pieces of prompts as far as the step has rows. Requests enter and leave between steps, in the order they
  * came.
+ *
+ * A backend that repeats runs draws several tokens of a batch whose rows all decode at one start, and the next start is
+ * given to it before the last is done, for as long as the batch stays as it is. What is drawn behind the end of a sequence
+ * is dropped.
+ *
+ * @param recover Without it the sequences of a lost backend fail; with it they go on from their tokens.
  */
-export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>): Engine {
+export function createEngine<T extends Tensor>(device: Device<T>, recover?: Recover<T>): Engine {
+  let { stepper, kv } = device;
   const waiting: Entry[] = [];
   const running: Entry[] = [];
   const pick: Pick = { id: 0, logit: 0, probability: 0 };
   let stepping = false;
   let onIdle = () => {};
-  /** Of the step under way. */
+  /** Of the batch under way. */
   let rows = 0;
   let outs = 0;
+  /** Starts under way, and the tokens that each draws, the older first. */
+  let starts = 0;
+  const repeats: [number, number] = [0, 0];
+  /** When the older of them began to be computed. */
+  let began = 0;
+  /** Tokens a start may draw now. */
+  let pace = 1;
+  /** Someone came, left or woke up that the batch does not know of. */
+  let disturbed = false;
+  let deciding = false;
+  /** Ends what runs when no start is under way any more. */
+  let failure: unknown;
   let closed: Error | undefined;
 
   function end(entry: Entry, error?: unknown): void {
@@ -112,10 +150,15 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
     if (i < 0) return false;
     const [entry] = running.splice(i, 1);
     entry.place?.free();
-    entry.place = undefined;
-    entry.computed = 0;
+    displace(entry);
     waiting.push(entry);
     return true;
+  }
+
+  function displace(entry: Entry): void {
+    entry.place = undefined;
+    entry.computed = 0;
+    entry.out = -1;
   }
 
   /** Rows of one entry: positions [computed, computed + count), the last with logits if it reaches the end. */
@@ -136,6 +179,8 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
 
   /** Puts the next batch together: decoding rows first, then pieces of prompts. */
   function compose(): void {
+    disturbed = false;
+    for (let i = 0; i < running.length; i++) running[i].out = -1;
     admit();
     rows = 0;
     outs = 0;
@@ -151,51 +196,160 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
     }
   }
 
-  /** Hands out what the step picked. */
-  function deliver(picks: DataView): void {
+  /** Tokens that another start of this batch may draw; 0 where it should not go on. */
+  function further(): number {
+    if (stepper.maxRepeats === 1 || rows !== outs || disturbed) return 0;
+    let most = pace;
     for (let i = 0; i < running.length; i++) {
-      const entry = running[i];
-      if (entry.out < 0) continue;
-      readPick(picks, entry.out * PICK_BYTES, pick);
-      entry.out = -1;
-      if (entry.ended) continue;
-      if (pick.id < 0) {
-        const at = `position ${entry.length - 1}`;
-        end(entry, new Error(`${at}: no logit is a number; the model's weights or the prompt are broken`));
-        continue;
-      }
-      entry.times.lastToken = performance.now();
-      if (entry.generated === 0) entry.times.firstToken = entry.times.lastToken;
-      entry.tokens[entry.length++] = pick.id;
-      entry.generated++;
-      if (entry.request.onToken(pick) || entry.length === entry.tokens.length) end(entry);
+      const { out, ended, request, tokens, length } = running[i];
+      if (out < 0) continue;
+      if (ended || !request.ready()) return 0;
+      most = Math.min(most, tokens.length - length - (starts > 0 ? repeats[0] : 0));
+    }
+    return most;
+  }
+
+  /** Starts the batch, and once more behind it where it may go on. */
+  function begin(): void {
+    const most = Math.max(1, further());
+    if (stepper.maxRepeats > 1) began = performance.now();
+    stepper.start(rows, outs, outs > 0, most, onDone);
+    repeats[0] = most;
+    starts = 1;
+    goOn();
+  }
+
+  function goOn(): void {
+    const most = further();
+    if (most === 0) return;
+    try {
+      stepper.again(most, onDone);
+      repeats[1] = most;
+      starts = 2;
+    } catch (cause) {
+      failure ??= cause;
     }
   }
 
-  /** Hands out what the last step picked, if there was one, and begins the next, whose end comes back here: no promise a token. */
-  function step(error?: Error, picks?: DataView): void {
+  /** Looks whether the batch goes on, after its readers had a turn to take what came, or to leave. */
+  function decide(): void {
+    deciding = false;
+    if (starts === 1 && failure === undefined) goOn();
+  }
+
+  /** A start is done; no promise a token. */
+  function onDone(error: Error | undefined, picks: DataView): void {
+    const count = repeats[0];
+    repeats[0] = repeats[1];
+    starts--;
+    failure ??= error;
+    if (failure === undefined) {
+      try {
+        adapt(count);
+        deliver(picks, count);
+      } catch (cause) {
+        failure = cause;
+      }
+    }
+    if (starts === 0) step();
+    else if (!deciding) {
+      deciding = true;
+      setTimeout(decide, 0);
+    }
+  }
+
+  /** Twice the tokens a start while that stays below TARGET_MS, half of them where it does not. */
+  function adapt(count: number): void {
+    if (stepper.maxRepeats === 1) return;
+    const now = performance.now();
+    const ms = now - began;
+    began = now;
+    if (rows !== outs || count < pace) return;
+    if (ms > TARGET_MS) pace = Math.max(1, pace >> 1);
+    else if (2 * ms <= TARGET_MS) pace = Math.min(2 * pace, stepper.maxRepeats);
+  }
+
+  /** Hands out what a start drew, [count][outs]. */
+  function deliver(picks: DataView, count: number): void {
+    for (let repeat = 0; repeat < count; repeat++) {
+      for (let i = 0; i < running.length; i++) {
+        const entry = running[i];
+        if (entry.out < 0 || entry.ended) continue;
+        readPick(picks, (repeat * outs + entry.out) * PICK_BYTES, pick);
+        if (pick.id < 0) {
+          const at = `position ${entry.length - 1}`;
+          end(entry, new Error(`${at}: no logit is a number; the model's weights or the prompt are broken`));
+          continue;
+        }
+        entry.times.lastToken = performance.now();
+        if (entry.generated === 0) entry.times.firstToken = entry.times.lastToken;
+        entry.computed = entry.length;
+        entry.tokens[entry.length++] = pick.id;
+        entry.generated++;
+        if (entry.request.onToken(pick) || entry.length === entry.tokens.length) end(entry);
+      }
+    }
+  }
+
+  /** Begins the next batch, whose end comes back to `onDone`. Nothing is under way. */
+  function step(): void {
     try {
-      if (error !== undefined) throw error;
-      if (picks !== undefined) deliver(picks);
+      if (failure !== undefined) throw failure;
       compose();
       if (rows > 0) {
-        stepper.start(rows, outs, outs > 0, 1, step);
+        begin();
         return;
       }
     } catch (cause) {
-      for (const entry of [...running, ...waiting]) end(entry, cause);
-      admit();
+      failure = undefined;
+      if (isLost(cause)) {
+        if (recover !== undefined && closed === undefined) {
+          replace(recover(cause));
+          return;
+        }
+        closed ??= cause;
+      }
+      failAll(cause);
     }
     stepping = false;
     onIdle();
   }
+
+  function failAll(cause: unknown): void {
+    for (const entry of [...running, ...waiting]) end(entry, cause);
+    admit();
+  }
+
+  /** Waits for another device; what ran begins there before all that waited, from its tokens. */
+  function replace(coming: Promise<Device<T>>): void {
+    for (const entry of running) displace(entry);
+    waiting.unshift(...running.splice(0));
+    coming.then(
+      (next) => {
+        ({ stepper, kv } = next);
+        pace = 1;
+        failure = undefined;
+        step();
+      },
+      (cause) => {
+        closed ??= cause instanceof Error ? cause : new Error(String(cause));
+        failure = closed;
+        step();
+      },
+    );
+  }
+
   const start = () => {
     if (stepping) return;
     stepping = true;
+    pace = 1;
     step();
   };
 
   return {
+    get burst() {
+      return stepper.maxRepeats === 1 ? 1 : 2 * stepper.maxRepeats;
+    },
     submit(request) {
       if (closed !== undefined) throw closed;
       const { prompt, maxTokens } = request;
@@ -215,13 +369,22 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
         times: { started: now, firstToken: now, lastToken: now },
         cancel() {
           entry.ended = true;
+          disturbed = true;
           start();
         },
-        wake: start,
+        wake() {
+          if (entry.out < 0) disturbed = true;
+          start();
+        },
       };
       waiting.push(entry);
+      disturbed = true;
       start();
       return entry;
+    },
+    lose(error) {
+      failure ??= error;
+      start();
     },
     async close(reason) {
       closed = reason;
@@ -234,4 +397,9 @@ export function createEngine<T extends Tensor>(stepper: Stepper, kv: KvBlocks<T>
       }
     },
   };
+}
+
+/** By name: the plugin of a backend may have another copy of this package. */
+export function isLost(error: unknown): error is BackendLostError {
+  return error instanceof Error && error.name === BackendLostError.name;
 }

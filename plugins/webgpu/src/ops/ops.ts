@@ -1,8 +1,10 @@
 import type { Ops } from 'ternlm/backend';
 import type { GpuTensor } from '../memory.ts';
 import type { Recorder } from '../recorder.ts';
+import { attentionOps } from './attention.ts';
 import { linearOps } from './linear.ts';
 import { repackOps } from './repack.ts';
+import { sampleOps } from './sample.ts';
 
 /** The blocks of a transformer as dispatches. */
 export function createOps(recorder: Recorder): Ops<GpuTensor> {
@@ -12,10 +14,9 @@ export function createOps(recorder: Recorder): Ops<GpuTensor> {
   return {
     ...linearOps(recorder),
     ...repackOps(recorder),
+    ...attentionOps(recorder),
+    ...sampleOps(recorder),
     embed: todo,
-    attention: todo,
-    sample: todo,
-    advance: todo,
     buildScreen: todo,
     head: todo,
   };
