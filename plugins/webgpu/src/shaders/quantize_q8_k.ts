@@ -58,27 +58,21 @@ fn quantizedBy16(i: u32) -> vec4<u32> {
 }
 
 /**
- * Rows of x, or those named in `index`, as int8 in blocks for a batch: `q` [rows][cols] int8, `info` [rows][cols / 256] {d f32,
- * sum i32}. A workgroup a row.
+ * Rows of x as int8 in blocks for a batch: `q` [rows][cols] int8, `info` [rows][cols / 256] {d f32, sum i32}. A workgroup a
+ * row.
  */
-export function prepareQ8K(variant: Variant, norms: 0 | 1 | 2, indexed: boolean): Kernel {
+export function prepareQ8K(variant: Variant, norms: 0 | 1 | 2): Kernel {
   const weights = ['weight: array<vec4<f32>>', 'weight2: array<vec4<f32>>'].slice(0, norms);
   return {
     stem: 'quantize_q8_k',
     code: `${declare(
       variant,
-      [
-        'x: array<vec4<f32>>',
-        '*q: array<vec4<u32>>',
-        '*info: array<vec2<u32>>',
-        ...weights,
-        ...(indexed ? ['index: array<u32>'] : []),
-      ],
+      ['x: array<vec4<f32>>', '*q: array<vec4<u32>>', '*info: array<vec2<u32>>', ...weights],
       ['cols: u32', 'eps: f32', 'eps2: f32'],
     )}${quantizeQ8K(variant, norms, MOST_TQ_COLS / 256)}
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  readBlocks(${indexed ? 'index[group.x]' : 'group.x'}, thread);
+  readBlocks(group.x, thread);
   for (var i = thread; i < p.cols / 16u; i += ${THREADS}u) { q[group.x * (p.cols / 16u) + i] = quantizedBy16(i); }
   workgroupBarrier();
   let blocks = p.cols / 256u;
