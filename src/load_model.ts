@@ -19,7 +19,7 @@ import { openSource, type Source } from './gguf/source.ts';
 import type { TilesOption } from './gguf/tiles.ts';
 import { readConfig } from './model/config.ts';
 import type { LoadProgress, WeightStorage } from './model/weights.ts';
-import { type Placed, placeModel } from './placement.ts';
+import { checkBackend, type Placed, placeModel } from './placement.ts';
 import { createTokenizer, type EncodeOptions, type Tokenizer } from './tokenizer/tokenizer.ts';
 
 export interface LoadModelOptions {
@@ -173,7 +173,7 @@ export async function loadModel(
   /** Ends reading, now and when weights are read again. */
   const reading = new AbortController();
   const onAbort = () => reading.abort(signal?.reason);
-  checkBackend(given);
+  if (given !== undefined && typeof given !== 'function') checkBackend(given);
   /** To be disposed of where this fails. */
   let owned = typeof given === 'object' ? given : undefined;
   let source: Source | undefined;
@@ -398,11 +398,6 @@ function openTokenizer(metadata: ReadonlyMap<string, unknown>, file: string): To
   } catch (error) {
     throw new GgufError(`${file}: ${(error as Error).message}`, undefined, { cause: error });
   }
-}
-
-function checkBackend(backend: LoadModelOptions['backend']): void {
-  if (backend === undefined || typeof backend === 'function' || typeof backend?.record === 'function') return;
-  throw new TypeError(`backend: got ${String(backend)}, expected a Backend or a function that opens one`);
 }
 
 const CPU_OPTIONS = ['threads', 'tier', 'revectorize'] as const;

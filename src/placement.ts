@@ -80,7 +80,9 @@ export async function placeModel(
   async function onGiven(): Promise<Placed> {
     if (given === undefined) return onCpu([], options);
     try {
-      return await placeOn(typeof given === 'function' ? await given() : given, source, header, config, options);
+      const backend = typeof given === 'function' ? await given() : given;
+      checkBackend(backend);
+      return await placeOn(backend, source, header, config, options);
     } catch (error) {
       // A broken file is broken for the CPU as well; where an option is wrong the CPU says so.
       if (!fallback || error instanceof GgufError || options.signal?.aborted) throw error;
@@ -139,6 +141,12 @@ export async function placeModel(
       );
     },
   };
+}
+
+/** @throws TypeError where it is none, which only a caller without types can do */
+export function checkBackend(backend: Backend): void {
+  if (typeof backend?.record === 'function') return;
+  throw new TypeError(`backend: got ${String(backend)}, expected a Backend or a function that opens one`);
 }
 
 /** Brings weights, and a cache and working memory for `parallel` sequences, onto a backend, which is disposed of where that fails. */

@@ -480,6 +480,12 @@ export function contract(
       });
     }
 
+    testCase('attention f16, 22 / 1 x 128, a prompt and another beyond 1024 positions', (r, op) => {
+      const widths = { heads: 22, kvHeads: 1, headDim: 128, ropeDim: 128, ropeStyle: 'neox' } as const;
+      const places = Array.from({ length: 26 }, (_, i): [number, number] => (i < 22 ? [0, i] : [1, 1066 + i]));
+      return compareAttention(r, op, attentionCase(r, 'f16', widths, places, { blockSize: 224 }));
+    });
+
     for (const kvType of ['f32', 'f16'] as const) {
       for (const slope of SLOPES) {
         testCase(`attention ${kvType}, scores that rise by ${slope} a position`, (r, op) => {

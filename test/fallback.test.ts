@@ -11,6 +11,7 @@ import {
   type Model,
 } from '../dist/index.js';
 import './dot_add.js';
+import { random } from './random.js';
 import { type Log, type Repeating, repeating } from './repeating.js';
 
 // A backend that is given: whose it is, what becomes of it when it fails, and that generations go on when it is lost.
@@ -148,6 +149,30 @@ describe('a backend that is lost', () => {
   });
 });
 
+it.each([1, 2, 3, 4, 5, 6])('readers that come, wait and leave by chance read what they would: %i', async (seed) => {
+  const { below } = random(seed);
+  const lostFrom = seed % 3 === 0 ? Number.POSITIVE_INFINITY : 1 + below(30);
+  const tells = seed % 2 === 0 ? 'at once' : 'when done';
+  const { model, log } = await open({ lostFrom, tells, maxRepeats: 1 << (1 + below(6)) }, { parallel: 1 + below(4) });
+  const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+  const readers = Array.from({ length: 10 }, async () => {
+    const prompt = PROMPTS[below(PROMPTS.length)];
+    const options = { seed: below(4), maxTokens: 1 + below(120), repeatPenalty: 1 + below(2), logitBias: { 0: 4 } };
+    const [comes, every, leaves] = [below(60), 1 + below(10), below(3) === 0 ? below(50) : Number.POSITIVE_INFINITY];
+    await sleep(comes);
+    const ids: number[] = [];
+    for await (const { id } of model.generate(prompt, options)) {
+      if (ids.push(id) > leaves) break;
+      if (every < 4 && ids.length % (10 * every) === 0) await sleep(30);
+    }
+    const { tokens } = await plain.complete(prompt, options);
+    expect(ids).toEqual(tokens.slice(0, leaves + 1));
+  });
+  await Promise.all(readers);
+  await model.dispose();
+  expect(log.disposed).toBe(1);
+});
+
 describe('a backend that is given', () => {
   it('is opened by a function, and computes', async () => {
     const { backend, log } = await given();
@@ -191,10 +216,10 @@ describe('a backend that is given', () => {
   });
 
   it('is no text', async () => {
-    const options = { backend: 'webgpu' } as unknown as LoadModelOptions;
-    await expect(loadModel(demoModel, options)).rejects.toThrow(
-      'backend: got webgpu, expected a Backend or a function',
-    );
+    for (const backend of ['webgpu', null, async () => 'webgpu']) {
+      const loading = loadModel(demoModel, { backend } as unknown as LoadModelOptions);
+      await expect(loading).rejects.toThrow(/backend: got (webgpu|null), expected a Backend or a function/);
+    }
   });
 
   const alloc = () => {

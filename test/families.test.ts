@@ -2,11 +2,13 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { wasmBackend } from '../dist/backend/wasm/backend.js';
 import { convert } from '../dist/convert/convert.js';
 import { openSource } from '../dist/gguf/source.js';
 import { loadModel, type Model } from '../dist/index.js';
 import { agree } from './agree.js';
 import './dot_add.js';
+import { repeating } from './repeating.js';
 
 // Checkpoints as Hugging Face publishes them, converted here, against what transformers computes for them:
 // test/golden/transformers/README.md says which program and command made the goldens.
@@ -134,6 +136,22 @@ describe.each([
       await expect(model.perplexity('a text')).rejects.toThrow(why);
     });
   });
+});
+
+it('goes on with the CPU where its backend is lost', async () => {
+  const bytes = await converted('qwen3', 'I2_S');
+  const { backend, log } = repeating(await wasmBackend({ threads: 1 }), { lostFrom: 2, shared: true });
+  const model = await loadModel(bytes, { backend, fallback: true });
+  const plain = await loadModel(bytes, { threads: 1 });
+  const vector = await plain.embed('a fox');
+  expect(await model.embed('a fox')).toEqual(vector);
+  const lost = await Promise.allSettled([model.embed('a fox'), model.embed('a wolf')]);
+  for (const call of lost) expect(call).toMatchObject({ reason: { name: 'BackendLostError' } });
+  expect(await model.embed('a fox')).toEqual(vector);
+  expect(model.info.warnings).toEqual(['the CPU took over from repeating: the device is gone']);
+  expect(log.disposed).toBe(1);
+  await model.dispose();
+  await plain.dispose();
 });
 
 it('a matrix of 160 columns, in F16, has the vectors of transformers within what int8 activations make of them', async () => {

@@ -58,10 +58,7 @@ async function gpuOf(adapter: string | undefined): Promise<GPU> {
  */
 export async function openDevice(options: DeviceOptions): Promise<OpenDevice> {
   const { device: given } = options;
-  if (given !== undefined) {
-    const { adapterInfo } = given;
-    return { device: given, ...variantOf(given, adapterInfo, new Set(), options.variant) };
-  }
+  if (given !== undefined) return { device: given, ...(await variantOf(given, given.adapterInfo, options.variant)) };
   const gpu = await gpuOf(options.adapter);
   const adapter = await gpu.requestAdapter({ powerPreference: options.powerPreference ?? 'high-performance' });
   if (adapter === null) throw new Error('webgpu: no adapter; the system has no GPU that its drivers offer to WebGPU');
@@ -69,17 +66,23 @@ export async function openDevice(options: DeviceOptions): Promise<OpenDevice> {
   const requiredFeatures = wanted.filter((feature) => adapter.features.has(feature));
   const requiredLimits = Object.fromEntries(LIMITS.map((name) => [name, adapter.limits[name]]));
   const device = await adapter.requestDevice({ requiredFeatures, requiredLimits });
-  return { device, ...variantOf(device, adapter.info, gpu.wgslLanguageFeatures, options.variant) };
+  return { device, ...(await variantOf(device, adapter.info, options.variant)) };
 }
 
-function variantOf(
+/** Whether the device's compiler knows the packed dot; not all platforms list it among their features. */
+async function hasPackedDot(device: GPUDevice): Promise<boolean> {
+  device.pushErrorScope('validation');
+  device.createShaderModule({ code: '@compute @workgroup_size(1) fn main() { _ = dot4I8Packed(1u, 1u); }' });
+  return (await device.popErrorScope()) === null;
+}
+
+async function variantOf(
   device: GPUDevice,
   info: GPUAdapterInfo,
-  language: { has(feature: string): boolean },
   wished: Partial<Variant> = {},
-): Omit<OpenDevice, 'device'> {
+): Promise<Omit<OpenDevice, 'device'>> {
   const { vendor, architecture, description, subgroupMinSize } = info;
-  const packed = language.has('packed_4x8_integer_dot_product');
+  const packed = await hasPackedDot(device);
   const subgroup = device.features.has('subgroups') ? Math.min(subgroupMinSize, 32) : 0;
   const chosen: Variant = { dot: packed ? 'packed' : 'float', subgroup };
   const variant = { ...chosen, ...wished };

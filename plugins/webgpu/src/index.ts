@@ -45,3 +45,51 @@ export async function webgpu(options: WebGpuOptions = {}): Promise<WebGpuBackend
   if (own) device.destroy();
   throw failure;
 }
+
+/** What `ternlm doctor` tells of a GPU. */
+export interface Probe {
+  readonly adapter: string;
+  readonly software: boolean;
+  /** Name and value. */
+  readonly rows: readonly (readonly [string, string])[];
+  /** Whether the small model came out right, or what was wrong. */
+  readonly ok: boolean;
+}
+
+/** Looks at the adapter that `webgpu` would take, and tests it. @throws Error as `webgpu` does when there is none */
+export async function probe(options: WebGpuOptions = {}): Promise<Probe> {
+  const opened = await openDevice(options);
+  const { device, info } = opened;
+  const { maxBufferSize, maxStorageBufferBindingSize, maxComputeWorkgroupStorageSize } = device.limits;
+  const started = performance.now();
+  let ok = true;
+  let result: string;
+  let { why } = info;
+  try {
+    const backend = await webgpu({ ...options, device });
+    why = backend.info.why;
+    await backend.dispose();
+    result = `passed in ${Math.round(performance.now() - started)} ms`;
+  } catch (error) {
+    ok = false;
+    result = (error as Error).message;
+  }
+  const features = [...device.features].sort().join(', ');
+  device.destroy();
+  const mb = (bytes: number) => `${Math.floor(bytes / 1e6)} MB`;
+  return {
+    adapter: info.adapter,
+    software: info.software,
+    ok,
+    rows: [
+      ['adapter', info.software ? `${info.adapter} (in software: slower than the CPU kernels)` : info.adapter],
+      ['features', features],
+      [
+        'limits',
+        `buffers ${mb(maxBufferSize)}, bindings ${mb(maxStorageBufferBindingSize)}, workgroups ${maxComputeWorkgroupStorageSize} bytes`,
+      ],
+      ...why.map((line, i): [string, string] => [i === 0 ? 'kernels' : '', line]),
+      ['self-test', result],
+    ],
+  };
+}

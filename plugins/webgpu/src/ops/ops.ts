@@ -1,7 +1,9 @@
 import type { Ops } from 'ternlm/backend';
 import type { GpuTensor } from '../memory.ts';
 import type { Recorder } from '../recorder.ts';
+import { attentionOps } from './attention.ts';
 import { linearOps } from './linear.ts';
+import { sampleOps } from './sample.ts';
 
 /** The blocks of a transformer as dispatches. */
 export function createOps(recorder: Recorder): Ops<GpuTensor> {
@@ -10,10 +12,9 @@ export function createOps(recorder: Recorder): Ops<GpuTensor> {
   };
   return {
     ...linearOps(recorder),
+    ...attentionOps(recorder),
+    ...sampleOps(recorder),
     embed: todo,
-    attention: todo,
-    sample: todo,
-    advance: todo,
     checkTernary: todo,
     repack: todo,
     buildScreen: todo,
