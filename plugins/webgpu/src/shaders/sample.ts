@@ -142,12 +142,6 @@ fn scan(value: vec2<u32>, place: u32) -> vec2<u32> {
 
 fn entryAt(c: Chain, i: u32) -> u32 { return c.firstEntry + (i / c.width) * ${SLICE}u + i % c.width; }
 
-fn pour(key: u32, shift: u32, weight: vec2<u32>) {
-  let bucket = (key >> shift) & 255u;
-  let before = atomicAdd(&low[bucket], weight.x);
-  atomicAdd(&high[bucket], weight.y + select(0u, 1u, before + weight.x < before));
-}
-
 /** The topP of an f64 below 1, of 2^-64. */
 fn shareOf(bits: vec2<u32>) -> vec2<u32> {
   let e = bits.y >> 20u;
@@ -174,10 +168,7 @@ fn readChain(row: u32, first: vec2<u32>) -> Chain {
   return c;
 }
 
-/**
- * The shortest prefix within \`limit\` that has a share of its weight; with \`counted\` the one of \`share.x\` tokens. All
- * threads have to call it, with the same arguments.
- */
+/** The shortest prefix within \`limit\` that has a share of its weight; where counted, the one of \`share.x\` tokens. */
 fn cut(c: Chain, limit: Prefix, counted: bool, scale: Scale, share: vec2<u32>, thread: u32) -> Prefix {
   let one = vec2<u32>(1u, 0u);
   var key = 0u;
@@ -189,20 +180,25 @@ fn cut(c: Chain, limit: Prefix, counted: bool, scale: Scale, share: vec2<u32>, t
     atomicStore(&low[thread], 0u);
     atomicStore(&high[thread], 0u);
     workgroupBarrier();
-    for (var i = thread; i < c.count; i += ${THREADS}u) {
-      let entry = entries[entryAt(c, i)];
-      if (entry <= limit.key || (entry & settled) != key) { continue; }
-      if (counted) { pour(entry, shift, one); } else { pour(entry, shift, weightOf(entry, c.peak, scale)); }
-    }
-    if (thread == 0u && limit.ties > 0u && (limit.key & settled) == key) {
-      let weight = weightOf(limit.key, c.peak, scale);
-      pour(limit.key, shift, timesLow(weight, vec2<u32>(limit.ties, 0u)));
+    // Behind the entries come those that have the limit's key, as one.
+    for (var i = thread; i <= c.count; i += ${THREADS}u) {
+      var entry = limit.key;
+      var copies = limit.ties;
+      if (i < c.count) {
+        entry = entries[entryAt(c, i)];
+        copies = select(0u, 1u, entry > limit.key);
+      }
+      if (copies == 0u || (entry & settled) != key) { continue; }
+      var weight = one;
+      if (!counted) { weight = timesLow(weightOf(entry, c.peak, scale), vec2<u32>(copies, 0u)); }
+      let bucket = (entry >> shift) & 255u;
+      let before = atomicAdd(&low[bucket], weight.x);
+      atomicAdd(&high[bucket], weight.y + select(0u, 1u, before + weight.x < before));
     }
     workgroupBarrier();
     // Thread 0 has the bucket of the largest keys.
     let weight = vec2<u32>(atomicLoad(&low[255u - thread]), atomicLoad(&high[255u - thread]));
-    let before = above;
-    let within = plus(before, scan(weight, thread));
+    let within = plus(above, scan(weight, thread));
     if (step == 0u) {
       let all = sums[255];
       goal = timesHigh(share, all);
@@ -250,12 +246,20 @@ fn lastOf(c: Chain, prefix: Prefix, thread: u32) -> u32 {
 }
 
 fn draw(c: Chain, thread: u32) -> u32 {
-  let flat = scaleOf(vec2<u32>(0u, 0x3ff00000u));
   var prefix = Prefix(0u, 0u);
-  if (c.topK > 0u) { prefix = cut(c, prefix, true, flat, vec2<u32>(c.topK, 0u), thread); }
-  if (c.cutsByP == 1u) { prefix = cut(c, prefix, false, flat, c.topP, thread); }
-  if (c.floor > prefix.key) { prefix = Prefix(c.floor - 1u, 0u); }
-  prefix = cut(c, prefix, false, c.scale, c.u, thread);
+  // Top-k, top-p and the draw; in a loop, as drivers put a function's code wherever it is called.
+  for (var stage = 0u; stage < 3u; stage++) {
+    if ((stage == 0u && c.topK == 0u) || (stage == 1u && c.cutsByP == 0u)) { continue; }
+    if (stage == 2u && c.floor > prefix.key) { prefix = Prefix(c.floor - 1u, 0u); }
+    var scale = c.scale;
+    var share = c.u;
+    if (stage == 0u) { share = vec2<u32>(c.topK, 0u); }
+    if (stage == 1u) {
+      scale = Scale(${u64(Math.LOG2E * 2 ** 63)}, 0);
+      share = c.topP;
+    }
+    prefix = cut(c, prefix, stage == 0u, scale, share, thread);
+  }
   return lastOf(c, prefix, thread);
 }
 

@@ -79,7 +79,8 @@ fn penalised(z: u32, count: u32, row: u32) -> u32 {
   let frequency = rounded(f32(count) * bitcast<f32>(params[row + 10u]));
   let penalty = sum(bitcast<u32>(frequency), params[row + 11u]);
   var repeated = z;
-  if (params[row + 9u] != 0x3f800000u) {
+  // A subnormal stays as it is.
+  if (params[row + 9u] != 0x3f800000u && (z & 0x7f800000u) != 0u) {
     let value = bitcast<f32>(z);
     if (value > 0.0) { repeated = bitcast<u32>(divide(value, repeat)); }
     else { repeated = bitcast<u32>(rounded(value * repeat)); }
