@@ -1,6 +1,8 @@
 import type { Ops } from 'ternlm/backend';
 import type { GpuTensor } from '../memory.ts';
 import type { Recorder } from '../recorder.ts';
+import { embedOp } from './embed.ts';
+import { headOp } from './head.ts';
 import { linearOps } from './linear.ts';
 
 /** The blocks of a transformer as dispatches. */
@@ -10,13 +12,13 @@ export function createOps(recorder: Recorder): Ops<GpuTensor> {
   };
   return {
     ...linearOps(recorder),
-    embed: todo,
+    embed: embedOp(recorder),
     attention: todo,
     sample: todo,
     advance: todo,
     checkTernary: todo,
     repack: todo,
     buildScreen: todo,
-    head: todo,
+    head: headOp(recorder),
   };
 }
