@@ -79,7 +79,7 @@ describe('a backend that repeats', () => {
     const stopped = await model.complete('Once upon a time', { ...LONG, stop });
     expect([stopped.text, stopped.finishReason]).toEqual([text.slice(0, text.indexOf(stop)), 'stop']);
     expect(ended).toBeGreaterThan(0);
-    expect(Math.max(...log.repeats)).toBeGreaterThan(2);
+    expect(Math.max(...log.repeats)).toBeGreaterThan(1);
     await model.dispose();
   });
 
@@ -92,7 +92,7 @@ describe('a backend that repeats', () => {
       expect(tokens).toEqual(await idsOf(short, prompt, options));
       expect([model.tokenize(prompt).length + tokens.length, finishReason]).toEqual([76, 'length']);
     }
-    expect(Math.max(...log.repeats)).toBeGreaterThan(2);
+    expect(Math.max(...log.repeats)).toBeGreaterThan(1);
     await model.dispose();
     await short.dispose();
   });
@@ -127,12 +127,17 @@ describe('a backend that repeats', () => {
   it('takes in a request that comes in mid-burst', async () => {
     let at = 0;
     let doneAt = 0;
+    let firstAt = 0;
     let coming: Promise<readonly number[]> | undefined;
     const { model, log } = await open({
       onStart(n) {
         if (n !== 10) return;
-        coming = idsOf(model, PROMPTS[3], LONG).finally(() => {
+        const onToken = () => {
+          if (firstAt === 0) firstAt = log.repeats.length;
+        };
+        coming = model.complete(PROMPTS[3], { ...LONG, onToken }).then(({ tokens }) => {
           doneAt = at;
+          return tokens;
         });
       },
     });
@@ -142,10 +147,31 @@ describe('a backend that repeats', () => {
     );
     expect(await coming).toEqual(await idsOf(plain, PROMPTS[3], LONG));
     // It came while the first was writing, and was done before it.
+    // Its first token comes with start 11, when all that was under way was done; then a second may have begun, or two.
+    expect(firstAt).toBeGreaterThan(10);
+    expect(firstAt).toBeLessThan(14);
     expect(doneAt).toBeGreaterThan(0);
     expect(doneAt).toBeLessThan(400);
     expect((await first).tokens).toEqual(await idsOf(plain, PROMPTS[0], { ...LONG, maxTokens: 400 }));
     expect(log.mostUnderWay).toBe(2);
+    await model.dispose();
+  });
+
+  it('computes nothing twice where a batch is put together anew', async () => {
+    const { model, log } = await open({
+      onStart(n) {
+        if (n !== 12) return;
+        const abort = new AbortController();
+        model.complete('A', { signal: abort.signal }).catch(() => {});
+        abort.abort(); // it came and left
+      },
+    });
+    const options = { ...LONG, maxTokens: 250 };
+    expect(await idsOf(model, PROMPTS[0], options)).toEqual(await idsOf(plain, PROMPTS[0], options));
+    // A sequence that is behind its cache goes on with one token, as a prompt does.
+    const [before, ...after] = log.repeats.slice(11, 15);
+    expect(Math.min(...after)).toBeGreaterThanOrEqual(before / 4);
+    expect(before).toBeGreaterThan(1);
     await model.dispose();
   });
 
@@ -156,8 +182,8 @@ describe('a backend that repeats', () => {
     const ids: number[] = [];
     for await (const { id } of model.generate(PROMPTS[0], options)) ids.push(id);
     expect(ids).toEqual(whole);
-    // Few starts: the prompt's, 1 + 1 + 2 + 2 + … and then 16 at a time, however slow the machine is 8.
-    expect(log.repeats.length).toBeLessThan(70);
+    // Few starts: the first ones draw a token each, later ones 16, and 2 on a machine that is slow or has much to do.
+    expect(log.repeats.length).toBeLessThan(160);
 
     const slow = model.generate(PROMPTS[0], options);
     const seen = [(await slow.next()).value as { id: number }];

@@ -80,7 +80,9 @@ describe('a backend that is lost', () => {
       for (const result of all) {
         expect(result).toMatchObject({ status: 'rejected', reason: { name: 'BackendLostError' } });
       }
+      const starts = log.repeats.length;
       await expect(read(model, 'A')).rejects.toThrow(BackendLostError);
+      expect(log.repeats.length).toBe(starts);
       await expect(model.embed('A')).rejects.toThrow(BackendLostError);
       expect([model.info.backend, log.disposed]).toEqual(['repeating', 0]);
       await model.dispose();

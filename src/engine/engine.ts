@@ -38,7 +38,7 @@ export interface Engine {
   readonly burst: number;
   /** Queues a request; it starts when a place in the cache is free. Throws what closed the engine. */
   submit(request: Request): Sequence;
-  /** Tells that the backend is gone, where someone else found out; ignored while it is being replaced. */
+  /** Tells that the backend is gone, where someone else found out; once for each that is. */
   lose(error: BackendLostError): void;
   /** Fails what waits and runs with `reason`; settles when no step is under way. */
   close(reason: Error): Promise<void>;
@@ -328,7 +328,6 @@ export function createEngine<T extends Tensor>(device: Device<T>, recover?: Reco
       (next) => {
         ({ stepper, kv } = next);
         pace = 1;
-        failure = undefined;
         step();
       },
       (cause) => {

@@ -2,6 +2,7 @@ import type { Matrix, Norm, Ops } from 'ternlm/backend';
 import type { GpuTensor } from '../memory.ts';
 import { type Bound, bitsOf, type Recorder } from '../recorder.ts';
 import { type BitLinearUse, bitLinear, MOST_COLS, rowsOfGroup } from '../shaders/bit_linear.ts';
+import { bitLinearTq, rowsOfTqGroup } from '../shaders/bit_linear_tq.ts';
 import { GLU_GROUPS, glu } from '../shaders/glu.ts';
 import { rmsNorm } from '../shaders/rms_norm.ts';
 import { vectorsOf } from './i2_s.ts';
@@ -9,10 +10,13 @@ import { multiplierOf, type Rows } from './multiply.ts';
 
 type T = GpuTensor;
 
-/** Products of matrices. A decoding step by I2_S is one dispatch an op; all else is put together from prepared rows. */
+/** Products of matrices. A decoding step by I2_S or TQ2_0 is one dispatch an op; all else is put together from prepared rows. */
 export function linearOps(g: Recorder): Pick<Ops<T>, 'qkv' | 'attnOut' | 'gateUp' | 'down' | 'hidden'> {
-  const fused = (rows: number, ...matrices: Matrix<T>[]) =>
-    rows === 1 && matrices.every((w) => w.type === 'i2_s' && w.cols <= MOST_COLS && w.cols === matrices[0].cols);
+  const fused = (rows: number, ...matrices: Matrix<T>[]) => {
+    const [{ type, cols }] = matrices;
+    if (rows !== 1 || cols > MOST_COLS || (type !== 'i2_s' && type !== 'tq2_0')) return false;
+    return matrices.every((w) => w.type === type && w.cols === cols);
+  };
 
   /** One row of x, through a norm where there is one. */
   function single(
@@ -22,13 +26,14 @@ export function linearOps(g: Recorder): Pick<Ops<T>, 'qkv' | 'attnOut' | 'gateUp
     norm: Norm<T> | undefined,
     outs: readonly Bound[],
   ): void {
-    const [{ cols }] = matrices;
+    const [{ type, cols }] = matrices;
+    const [kernel, rowsOf] = type === 'tq2_0' ? [bitLinearTq, rowsOfTqGroup] : [bitLinear, rowsOfGroup];
     const rows = (use === 'qkv' ? matrices : matrices.slice(0, 1)).map((w) => w.rows);
     g.dispatch(
-      bitLinear(g.variant, use, norm === undefined ? 0 : 1, cols),
+      kernel(g.variant, use, norm === undefined ? 0 : 1, cols),
       [...matrices.map((w) => w.tensor), x, ...outs, ...(norm === undefined ? [] : [norm.weight])],
       [cols, vectorsOf(cols), bitsOf(norm?.eps ?? 0), 0, rows[0], rows[1] ?? 0, rows[2] ?? 0],
-      [rows.reduce((sum, n) => sum + Math.ceil(n / rowsOfGroup(cols)), 0)],
+      [rows.reduce((sum, n) => sum + Math.ceil(n / rowsOf(cols)), 0)],
     );
   }
 

@@ -2,6 +2,7 @@ import type { Matrix, Norm, WeightType } from 'ternlm/backend';
 import type { GpuTensor } from '../memory.ts';
 import type { Recorder } from '../recorder.ts';
 import { i2s } from './i2_s.ts';
+import { tq20 } from './tq2_0.ts';
 
 /** Rows of x on their way to matrices. */
 export interface Rows {
@@ -34,5 +35,6 @@ export interface Multiplier {
 /** @throws RangeError for a type that has to be repacked first */
 export function multiplierOf(type: WeightType): Multiplier {
   if (type === 'i2_s') return i2s;
+  if (type === 'tq2_0') return tq20;
   throw new RangeError(`webgpu: matrices of ${type} are not computed with, they are repacked when they are loaded`);
 }

@@ -3,6 +3,7 @@ import type { GpuTensor } from '../memory.ts';
 import type { Recorder } from '../recorder.ts';
 import { attentionOps } from './attention.ts';
 import { linearOps } from './linear.ts';
+import { repackOps } from './repack.ts';
 import { sampleOps } from './sample.ts';
 
 /** The blocks of a transformer as dispatches. */
@@ -12,11 +13,10 @@ export function createOps(recorder: Recorder): Ops<GpuTensor> {
   };
   return {
     ...linearOps(recorder),
+    ...repackOps(recorder),
     ...attentionOps(recorder),
     ...sampleOps(recorder),
     embed: todo,
-    checkTernary: todo,
-    repack: todo,
     buildScreen: todo,
     head: todo,
   };

@@ -77,8 +77,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let record = recordSize();
   let headParts = partsOf(0u, 1u);
   let to = partsOf(group.y, head) + split * record;
+  var most = vec4<f32>(${LOWEST});
   if (split > 0u && split * ${CHUNK}u >= pos) {
-    if (thread < heads) { parts[to + thread * headParts] = vec4<u32>(bitcast<u32>(${LOWEST}), 0u, 0u, 0u); }
+    if (thread < heads) { parts[to + thread * headParts] = vec4<u32>(bitcast<u32>(most.x), 0u, 0u, 0u); }
     return;
   }
 
@@ -103,7 +104,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
   let keyStep = ${THREADS}u / p.units;
   let valueUnit = valuesBehind() + thread % p.units;
-  var most = vec4<f32>(${LOWEST});
   var sum = vec4<f32>(0.0);
   ${each((h) => `var values${h} = vec4<f32>(0.0);`, ' ')}
   for (var first = split * ${CHUNK}u; first < pos; first += p.splits * ${CHUNK}u) {

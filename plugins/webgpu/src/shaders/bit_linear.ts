@@ -48,6 +48,52 @@ export type BitLinearUse = 'store' | 'add' | 'qkv' | Activation;
 const ROOM = [4096, 8192, 11_264] as const;
 export const MOST_COLS: number = ROOM[ROOM.length - 1];
 
+/** Bytes of the class that a row belongs to. */
+export function roomOf(cols: number): number {
+  return ROOM.find((bytes) => cols <= bytes) ?? MOST_COLS;
+}
+
+/** What differs between uses; texts are WGSL. */
+export interface UseParts {
+  readonly gated: boolean;
+  /** The function `glu` and what it calls, where it is used. */
+  readonly glu: string;
+  /** Names of the buffers of matrices, and of what is written. */
+  readonly matrices: readonly string[];
+  readonly outs: readonly string[];
+  /** Which matrix and which of its rows a workgroup of `rowsOf` takes: `which`, its `first`, and the matrix's rows as `most`. */
+  readonly place: (rowsOf: number) => string;
+  /** Where `product` of `row` goes, for a gated one together with that of `up`. */
+  readonly put: (product: string, up: string) => string;
+}
+
+export function partsOf(use: BitLinearUse): UseParts {
+  const activation = use === 'store' || use === 'add' || use === 'qkv' ? undefined : use;
+  const gated = activation !== undefined;
+  return {
+    gated,
+    glu: gated ? gluFunction(activation) + (activation === 'relu2' ? '' : EXP) : '',
+    matrices: use === 'qkv' ? ['w', 'wk', 'wv'] : gated ? ['w', 'wUp'] : ['w'],
+    outs: use === 'qkv' ? ['y', 'k', 'v'] : ['y'],
+    place: (rowsOf) => `var which = 0u; var first = group.x * ${rowsOf}u; var most = p.rows;
+  ${
+    use === 'qkv'
+      ? `let qGroups = (p.rows + ${rowsOf - 1}u) / ${rowsOf}u;
+  let kGroups = (p.kRows + ${rowsOf - 1}u) / ${rowsOf}u;
+  if (group.x >= qGroups + kGroups) { which = 2u; first = (group.x - qGroups - kGroups) * ${rowsOf}u; most = p.vRows; }
+  else if (group.x >= qGroups) { which = 1u; first = (group.x - qGroups) * ${rowsOf}u; most = p.kRows; }`
+      : ''
+  }`,
+    put(product, up) {
+      if (use === 'qkv') {
+        return `if (which == 0u) { y[row] = ${product}; } else if (which == 1u) { k[row] = ${product}; } else { v[row] = ${product}; }`;
+      }
+      if (gated) return `y[row] = glu(${product}, ${up});`;
+      return `y[row] ${use === 'add' ? '+=' : '='} ${product};`;
+    },
+  };
+}
+
 /**
  * y = W x for one row of x, norms and quantisation included: each workgroup reads the whole row, as int8 into its own memory,
  * and some rows of W, `lanes` threads a row.
@@ -58,13 +104,10 @@ export const MOST_COLS: number = ROOM[ROOM.length - 1];
  *   relu2 …   y = act(W x) * (Wup x)           w, wUp, x, y
  */
 export function bitLinear(variant: Variant, use: BitLinearUse, norms: 0 | 1 | 2, cols: number): Kernel {
-  const gated = use !== 'store' && use !== 'add' && use !== 'qkv';
-  const room = ROOM.find((bytes) => cols <= bytes) ?? MOST_COLS;
+  const { gated, glu, matrices, outs, place, put } = partsOf(use);
   const lanes = lanesOf(cols);
   const rowsOf = THREADS / lanes;
   const matrix = 'array<vec4<u32>>';
-  const matrices = use === 'qkv' ? ['w', 'wk', 'wv'] : gated ? ['w', 'wUp'] : ['w'];
-  const outs = use === 'qkv' ? ['y', 'k', 'v'] : ['y'];
   const weights = ['weight', 'weight2'].slice(0, norms);
   const code = `${declare(
     variant,
@@ -76,8 +119,8 @@ export function bitLinear(variant: Variant, use: BitLinearUse, norms: 0 | 1 | 2,
     ],
     ['cols: u32', 'vectors: u32', 'eps: f32', 'eps2: f32', 'rows: u32', 'kRows: u32', 'vRows: u32'],
   )}${readRow(variant, norms)}${PACK}${dot64(variant)}${sumLanes(variant, 'sumLanes', 'i32', lanes)}
-${gated ? gluFunction(use) + (use === 'relu2' ? '' : EXP) : ''}
-var<workgroup> q: array<vec4<u32>, ${room / 16}>;
+${glu}
+var<workgroup> q: array<vec4<u32>, ${roomOf(cols) / 16}>;
 var<workgroup> total: atomic<i32>;
 
 ${
@@ -109,17 +152,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   workgroupBarrier();
   let sum = atomicLoad(&total);
 
-  var which = 0u;
-  var first = group.x * ${rowsOf}u;
-  var most = p.rows;
-  ${
-    use === 'qkv'
-      ? `let qGroups = (p.rows + ${rowsOf - 1}u) / ${rowsOf}u;
-  let kGroups = (p.kRows + ${rowsOf - 1}u) / ${rowsOf}u;
-  if (group.x >= qGroups + kGroups) { which = 2u; first = (group.x - qGroups - kGroups) * ${rowsOf}u; most = p.vRows; }
-  else if (group.x >= qGroups) { which = 1u; first = (group.x - qGroups) * ${rowsOf}u; most = p.kRows; }`
-      : ''
-  }
+  ${place(rowsOf)}
   let row = first + thread / ${lanes}u;
   let at = min(row, most - 1u) * p.vectors;
   var code = 0;
@@ -135,15 +168,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (thread % ${lanes}u > 0u || row >= most) { return; }
   // The scale of a matrix stands behind its codes.
   let product = rounded(divide(f32(code - sum), xScale) * bitcast<f32>(weights(which, most * p.vectors).x));
-  ${
-    use === 'qkv'
-      ? 'if (which == 0u) { y[row] = product; } else if (which == 1u) { k[row] = product; } else { v[row] = product; }'
-      : use === 'add'
-        ? 'y[row] += product;'
-        : use === 'store'
-          ? 'y[row] = product;'
-          : 'y[row] = glu(product, rounded(divide(f32(codeUp - sum), xScale) * bitcast<f32>(wUp[most * p.vectors].x)));'
-  }
+  ${put('product', 'rounded(divide(f32(codeUp - sum), xScale) * bitcast<f32>(wUp[most * p.vectors].x))')}
 }
 `;
   return { stem: 'bit_linear', code };
