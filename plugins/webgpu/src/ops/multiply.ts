@@ -1,6 +1,8 @@
 import type { Matrix, Norm, WeightType } from 'ternlm/backend';
 import type { GpuTensor } from '../memory.ts';
 import type { Recorder } from '../recorder.ts';
+import { isDense } from '../shaders/decode_row.ts';
+import { dense } from './dense.ts';
 import { i2s } from './i2_s.ts';
 import { tq20 } from './tq2_0.ts';
 
@@ -8,7 +10,7 @@ import { tq20 } from './tq2_0.ts';
 export interface Rows {
   readonly rows: number;
   readonly cols: number;
-  readonly x: GpuTensor;
+  readonly x: GpuTensor | GPUBuffer;
   /** i32 [rows]: which rows of x; all in order where there is none. */
   readonly index: GpuTensor | undefined;
   /** RMSNorms that they go through, none to two. */
@@ -36,5 +38,6 @@ export interface Multiplier {
 export function multiplierOf(type: WeightType): Multiplier {
   if (type === 'i2_s') return i2s;
   if (type === 'tq2_0') return tq20;
+  if (isDense(type)) return dense(type);
   throw new RangeError(`webgpu: matrices of ${type} are not computed with, they are repacked when they are loaded`);
 }

@@ -2,6 +2,8 @@ import type { Ops } from 'ternlm/backend';
 import type { GpuTensor } from '../memory.ts';
 import type { Recorder } from '../recorder.ts';
 import { attentionOps } from './attention.ts';
+import { embedOp } from './embed.ts';
+import { headOp } from './head.ts';
 import { linearOps } from './linear.ts';
 import { repackOps } from './repack.ts';
 import { sampleOps } from './sample.ts';
@@ -16,8 +18,8 @@ export function createOps(recorder: Recorder): Ops<GpuTensor> {
     ...repackOps(recorder),
     ...attentionOps(recorder),
     ...sampleOps(recorder),
-    embed: todo,
+    embed: embedOp(recorder),
     buildScreen: todo,
-    head: todo,
+    head: headOp(recorder),
   };
 }

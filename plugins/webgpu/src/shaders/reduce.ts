@@ -44,31 +44,31 @@ fn ${name}(value: ${type}, thread: u32) -> ${type} {
 `;
 }
 
-/** `name(value, thread)`: the sum over the `lanes` neighbours of a thread, in the first of them. All threads have to call it. */
+/** `name(value, thread)`: the sum over the `lanes` neighbours of a thread, in each of them. All threads have to call it. */
 export function sumLanes({ subgroup }: Variant, name: string, type: string, lanes: number): string {
-  const halves = Array.from({ length: Math.log2(lanes) }, (_, i) => lanes >> (i + 1));
-  if (subgroup >= lanes) {
+  const width = Math.max(1, Math.min(subgroup, lanes));
+  const halves = Array.from({ length: Math.log2(width) }, (_, i) => width >> (i + 1));
+  const shuffled = `var v = value;
+  ${halves.map((d) => `v += subgroupShuffleXor(v, ${d}u);`).join('\n  ')}`;
+  if (width === lanes) {
     return `
 fn ${name}(value: ${type}, thread: u32) -> ${type} {
-  var v = value;
-  ${halves.map((d) => `v += subgroupShuffleXor(v, ${d}u);`).join('\n  ')}
+  ${shuffled}
   return v;
 }
 `;
   }
+  // What is left is few numbers, or there are no subgroups: barriers cost more than sums one after the other.
   const shared = `${name}Shared`;
   return `
-var<workgroup> ${shared}: array<${type}, ${THREADS}>;
+var<workgroup> ${shared}: array<${type}, ${THREADS / width}>;
 fn ${name}(value: ${type}, thread: u32) -> ${type} {
-  ${shared}[thread] = value;
+  ${shuffled}
+  if (thread % ${width}u == 0u) { ${shared}[thread / ${width}u] = v; }
   workgroupBarrier();
-  ${halves
-    .map(
-      (d) => `if (thread % ${lanes}u < ${d}u) { ${shared}[thread] += ${shared}[thread + ${d}u]; }
-  workgroupBarrier();`,
-    )
-    .join('\n  ')}
-  let sum = ${shared}[thread];
+  let first = thread / ${lanes}u * ${lanes / width}u;
+  var sum = ${shared}[first];
+  for (var i = 1u; i < ${lanes / width}u; i++) { sum += ${shared}[first + i]; }
   workgroupBarrier();
   return sum;
 }
