@@ -4,7 +4,7 @@ import { declare, type Kernel, THREADS, type Variant } from './declare.ts';
  * What `badBits(i, word)` finds in word i of a ternary matrix: bits that are set in bytes that code no weight.
  *
  *   codes     i2_s: both bits of a pair, code 3
- *   blocks    tq2_0: the same, but for the scale in the last two of each 66 bytes; the last word may be half of it
+ *   blocks    tq2_0: the same, but for the scale in the last two of each 66 bytes; half a word at the end is a scale, left out
  *   indices   tl1, tl2: nibbles above what they may be, which is `most` before word `signs`, 8 from `pairs` on, and 0 from
  *             `padding` on; signs may be all
  */
