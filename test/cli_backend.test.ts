@@ -21,14 +21,16 @@ const PLUGIN = `
     const inner = await wasmBackend({ threads: 1 });
     let starts = 0;
     setInterval(() => {}, 1e6); // as a driver may, it keeps the process
+    const noTimes = GPU === 'no timestamps';
     return {
       ...inner,
       name: 'stand-in',
+      info: { adapter: 'Stand-in 1', software: GPU === 'software' },
       start(program, ...rest) {
         if (++starts >= LOST_FROM) throw new BackendLostError('it was unplugged');
         inner.start(program, ...rest);
       },
-      profile: () => profile ? [{ stem: 'head', dispatches: 4, ms: 1 }, { stem: 'qkv', dispatches: 120, ms: 3 }] : [],
+      profile: () => profile && !noTimes ? [{ stem: 'head', dispatches: 4, ms: 1 }, { stem: 'qkv', dispatches: 120, ms: 3 }] : [],
     };
   }`;
 
@@ -115,7 +117,7 @@ describe('with it', () => {
   test('auto leaves a software renderer and no adapter alone, webgpu does not', () => {
     for (const [GPU, why] of [
       ['software', 'Stand-in 1 is a software renderer'],
-      ['none', 'no adapter: '],
+      ['none', 'no adapter'],
     ]) {
       const { code, stderr } = ternlm(equipped, [...RUN, '--backend', 'auto'], { GPU });
       expect(code, stderr).toBe(0);
@@ -143,6 +145,8 @@ describe('with it', () => {
     expect(stderr).toMatch(
       /\nkernel +dispatches +ms +us each +%\nqkv +120 +3\.00 +25\.0 +75\.0\nhead +4 +1\.00 +250\.0 +25\.0\n/,
     );
+    const without = ternlm(equipped, [...RUN, '--backend', 'auto', '--profile'], { GPU: 'no timestamps' });
+    expect(without.stderr).toMatch(/\nnote: no profile: Stand-in 1 has no timestamps, or nothing ran on it\n$/);
     expect(ternlm(equipped, [...RUN, '--profile']).stderr).toBe(
       'ternlm: --profile: only webgpu has it, expected --backend webgpu\n',
     );

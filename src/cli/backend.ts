@@ -22,11 +22,13 @@ export interface Gpu {
 }
 
 export interface GpuBackend extends Backend {
+  readonly info: Pick<Gpu, 'adapter' | 'software'>;
+  /** Empty where the device has no timestamps. */
   profile(): readonly ProfileRow[];
 }
 
 interface Plugin {
-  webgpu(options: { profile: boolean }): Promise<GpuBackend>;
+  webgpu(options: { profile?: boolean; selfTest?: boolean }): Promise<GpuBackend>;
   /** Undefined where there is no adapter. */
   probe(): Promise<Gpu | undefined>;
 }
@@ -67,9 +69,11 @@ export async function probeGpu(): Promise<Gpu | string> {
   try {
     return (await (await plugin()).probe()) ?? 'no adapter: WebGPU finds no GPU or no driver of one';
   } catch (error) {
-    return error instanceof Error ? error.message : String(error);
+    return messageOf(error);
   }
 }
+
+const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
 
 /** What --backend asks for: an open GPU, or undefined for the CPU. With 'auto' a note says why it is not the GPU. */
 export async function openGpu(given: Arguments, profile = false): Promise<GpuBackend | undefined> {
@@ -79,9 +83,17 @@ export async function openGpu(given: Arguments, profile = false): Promise<GpuBac
   const cpu = CPU_FLAGS.find((flag) => given.has(flag));
   if (cpu !== undefined) throw new UsageError(`--${cpu}: an option of the CPU, expected --backend wasm with it`);
   if (name === 'webgpu') return (await plugin()).webgpu({ profile });
-  const gpu = await probeGpu();
-  if (typeof gpu !== 'string' && !gpu.software) return (await plugin()).webgpu({ profile });
-  const why = typeof gpu === 'string' ? gpu : `${gpu.adapter} is a software renderer`;
+  let why: string;
+  try {
+    const { webgpu } = await plugin();
+    // A look first: to test a renderer in software takes seconds.
+    const seen = await webgpu({ selfTest: false });
+    await seen.dispose();
+    if (!seen.info.software) return await webgpu({ profile });
+    why = `${seen.info.adapter} is a software renderer`;
+  } catch (error) {
+    why = messageOf(error);
+  }
   if (profile) throw new UsageError(`--profile: only webgpu has it; ${why}`);
   say(styled('yellow', `note: the CPU computes: ${why}`));
   return undefined;
@@ -104,6 +116,10 @@ export function backendOptions(
 /** The table of --profile, which is about the run and not what was asked for. */
 export function sayProfile(gpu: GpuBackend): void {
   const rows = [...gpu.profile()].sort((a, b) => b.ms - a.ms);
+  if (rows.length === 0) {
+    say(styled('yellow', `note: no profile: ${gpu.info.adapter} has no timestamps, or nothing ran on it`));
+    return;
+  }
   const all = rows.reduce((sum, { ms }) => sum + ms, 0);
   const lines = rows.map(({ stem, dispatches, ms }) => {
     const share = all > 0 ? (100 * ms) / all : 0;
