@@ -166,6 +166,8 @@ export interface Abilities {
   readonly computes?: readonly TernaryType[];
   /** Whether a screen is of use to it. Default: true. */
   readonly screens?: boolean;
+  /** Only cases with such names, where others would run the same code. Default: all. */
+  readonly only?: RegExp;
 }
 
 /**
@@ -175,7 +177,7 @@ export interface Abilities {
 export function contract(
   name: string,
   open: () => Promise<Backend>,
-  { computes = ['i2_s', 'tl1', 'tl2', 'tq1_0', 'tq2_0'], screens = true }: Abilities = {},
+  { computes = ['i2_s', 'tl1', 'tl2', 'tq1_0', 'tq2_0'], screens = true, only = /./ }: Abilities = {},
 ): void {
   describe(name, () => {
     const reference: Backend<ReferenceTensor> = referenceBackend();
@@ -201,13 +203,13 @@ export function contract(
     }
 
     function testCase(op: string, test: (r: Random, op: string) => Promise<void>): void {
-      it(op, () => test(random(seedOf(op)), op));
+      if (only.test(op)) it(op, () => test(random(seedOf(op)), op));
     }
 
     /** A case whose op computes with matrices of `type`. */
     const matrixCase: MatrixCase = (type, op, test) => {
       if (!isTernary(type) || computes.includes(type)) testCase(op, test);
-      else it.skip(`${op}: ${type} is only repacked here`, () => {});
+      else if (only.test(op)) it.skip(`${op}: ${type} is only repacked here`, () => {});
     };
 
     it('says what it computes with', () => {

@@ -6,7 +6,8 @@ import { adapterWith, swiftshader } from './test/adapters.ts';
 // the kernels' other forms.
 
 const adapter = adapterWith();
-const second = process.env.VK_DRIVER_FILES === undefined && adapterWith(swiftshader) ? swiftshader : undefined;
+const second =
+  process.env.VK_DRIVER_FILES === undefined && swiftshader && adapterWith(swiftshader) ? swiftshader : undefined;
 
 if (adapter === undefined) {
   const none = 'webgpu: no adapter here, tests that need one are SKIPPED (test/driver.sh installs a software driver)';
@@ -19,18 +20,22 @@ if (adapter === undefined) {
 const HOST = ['test/host/*.test.ts'];
 const SECOND = ['test/swiftshader/*.test.ts'];
 
+const shared = {
+  testTimeout: 120_000,
+  hookTimeout: 120_000,
+  // One device at a time: software drivers take all cores.
+  fileParallelism: false,
+  maxWorkers: 1,
+};
+
+/** Its variables are there before the driver is loaded, as each file runs in a process of its own. */
 const project = (name: string, include: string[], env: Readonly<Record<string, string>> = {}) => ({
-  extends: true as const,
-  test: { name, include, env, exclude: name === 'gpu' ? [...HOST, ...SECOND] : [] },
+  test: { ...shared, name, include, env, exclude: name === 'gpu' ? [...HOST, ...SECOND] : [] },
 });
 
 export default defineConfig({
   test: {
-    testTimeout: 120_000,
-    hookTimeout: 120_000,
-    // One device at a time: software drivers take all cores.
-    fileParallelism: false,
-    maxWorkers: 1,
+    ...shared,
     projects: [
       project('host', HOST),
       ...(adapter === undefined ? [] : [project('gpu', ['test/**/*.test.ts'])]),

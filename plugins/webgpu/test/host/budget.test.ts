@@ -1,0 +1,48 @@
+import { describe, expect, it } from 'vitest';
+import { promised } from '../../../../dist/backend/backend.js';
+import { webgpu } from '../../dist/index.js';
+import { counting, emptyDevice } from '../counting_device.js';
+import { SHAPE_2B, stepperOf } from '../shape.js';
+
+// What a token of a real model costs in commands and in bytes that come back, whatever the device.
+
+const MiB = 2 ** 20;
+
+/** A start of `repeats` tokens of `rows` sequences each. */
+async function startOf(bindingBytes: number, rows: number, repeats: number) {
+  const device = emptyDevice({ maxBufferSize: 4096 * MiB - 4, maxStorageBufferBindingSize: bindingBytes });
+  const counts = counting(device);
+  const backend = await webgpu({ device, selfTest: false });
+  const stepper = stepperOf(backend, SHAPE_2B, 4);
+  for (let row = 0; row < rows; row++) stepper.index[row] = row;
+  const start = () => promised((done) => stepper.start(rows, rows, true, repeats, (error) => done(error)));
+  await start(); // records
+  counts.reset();
+  await start();
+  const { dispatches, submits, readBytes } = counts;
+  await backend.dispose();
+  expect([counts.buffers, counts.bytes]).toEqual([0, 0]);
+  return { dispatches, submits, readBytes };
+}
+
+describe('a token of BitNet-b1.58-2B-4T', () => {
+  // Six dispatches of each of 30 layers; embedding, head and sampling have 11 in all.
+  const MOST = 191;
+
+  it.each([
+    [2048 * MiB - 4, 'in one binding'],
+    [128 * MiB, 'in windows of 128 MiB'],
+  ])('takes at most 191 dispatches, and 16 bytes come back, the embedding %#', async (bindingBytes) => {
+    const one = await startOf(bindingBytes, 1, 1);
+    expect(one.dispatches).toBeGreaterThan(6 * 30);
+    expect(one.dispatches).toBeLessThanOrEqual(MOST);
+    expect([one.submits, one.readBytes]).toEqual([1, 16]);
+    const sixteen = await startOf(bindingBytes, 1, 16);
+    expect(sixteen).toEqual({ dispatches: 16 * one.dispatches, submits: 1, readBytes: 16 * 16 });
+  });
+
+  it('of each of four sequences at once: 16 bytes each', async () => {
+    const four = await startOf(128 * MiB, 4, 16);
+    expect([four.submits, four.readBytes]).toEqual([1, 16 * 4 * 16]);
+  });
+});
