@@ -93,7 +93,8 @@ export async function placeModel(
   let placed = await onGiven();
   /** Where the model lies, or will when it has moved. */
   let place: Promise<Placed> = Promise.resolve(placed);
-  let disposed = false;
+  /** Why it was disposed of. */
+  let gone: Error | undefined;
 
   /** From a lost backend to the CPU. */
   async function move(error: BackendLostError): Promise<Placed> {
@@ -124,7 +125,8 @@ export async function placeModel(
       try {
         return await work({ backend, config, weights });
       } catch (error) {
-        if (fallback && isLost(error) && here === place && !disposed) {
+        if (gone !== undefined && isLost(error)) throw gone;
+        if (fallback && isLost(error) && here === place) {
           if (engine !== undefined) engine.lose(error);
           else leave(error).catch(() => {}); // the next one who asks hears of it
         }
@@ -132,7 +134,7 @@ export async function placeModel(
       }
     },
     async dispose(reason) {
-      disposed = true;
+      gone = reason;
       await engine?.close(reason);
       // A move that failed has left nothing.
       await place.then(
