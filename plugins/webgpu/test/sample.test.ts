@@ -108,9 +108,9 @@ describe('sample', () => {
   }
 
   /**
-   * Weights have 44 bits: of so few draws none falls between their cut and that of f64. A probability's exponentials are
-   * off by 2e-7 each, their arguments, up to 88, by 2^-18, two of them for logits of one slice in the peak of another; its
-   * sums by 24 * 2^-24. Below e^-87 it is 0.
+   * Weights have 44 bits: of so few draws none falls between their cut and that of f64. A probability's exponentials
+   * are off by 2e-7 each, their arguments, up to 88, by 2^-18, two of them for logits behind the peak of their slice;
+   * its sums by 24 * 2^-24. Below e^-87 it is 0.
    */
   async function agree(vocab: number, rows: readonly Row[]): Promise<Pick[]> {
     const { picks, expected } = await picksOf(vocab, rows);

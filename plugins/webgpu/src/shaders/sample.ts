@@ -8,8 +8,8 @@ import { U64, u64 } from './u64.ts';
 const FACTORIALS = [1, 1, 2, 6, 24, 120, 720, 5040, 40320];
 
 /**
- * Weights as integers of 2^-44, whose sums, of up to 2^18 tokens, are the same in whatever order they are added, as those
- * of floats are not. The peak's is 2^44 itself, others are off by little more than a half.
+ * Weights as integers of 2^-44, whose sums, of up to 2^18 tokens, are the same in whatever order they are added, as
+ * those of floats are not. The peak's is 2^44 itself, others are off by little more than a half.
  *
  *   scaleOf(temperature)         log2(e) / temperature = mantissa * 2^(exponent - 63), of an f64 above 0
  *   weightOf(key, peak, scale)   e^((z - z of the peak) / temperature)
@@ -83,9 +83,9 @@ fn uniform01(seed: vec2<u32>, step: u32) -> vec2<u32> {
 
 /**
  * The second dispatch of `sample`, a workgroup an out. Each filter keeps a prefix of the tokens by key descending, then
- * id ascending: all above a key, and the first few that have it. The last key of a shorter prefix is found by its bits, 8
- * at a time, in histograms of weight. Weights of f64, as the reference has them, may cut elsewhere only where the goal is
- * next to a prefix's weight: within 2^-44 of the peak's for each token that is summed.
+ * id ascending: all above a key, and the first few that have it. The last key of a shorter prefix is found by its bits,
+ * 8 at a time, in histograms of weight. Weights of f64, as the reference has them, cut elsewhere only where the goal
+ * is next to a prefix's weight: within 2^-44 of the peak's for each token that is summed.
  */
 export function sample(variant: Variant): Kernel {
   return {
