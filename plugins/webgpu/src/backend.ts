@@ -196,6 +196,7 @@ export function backendOver(
       encoder.copyBufferToBuffer(tensor.buffer, first, copy, 0, bytes);
       device.queue.submit([encoder.finish()]);
       await mapped(copy, bytes, (from) => into.set(from.subarray(at - first, at - first + into.length)));
+      await errors.check();
     },
     // Ops make what they need themselves, see `part` in recorder.ts.
     scratchBytes: () => 16,
