@@ -93,7 +93,8 @@ export async function placeModel(
   let placed = await onGiven();
   /** Where the model lies, or will when it has moved. */
   let place: Promise<Placed> = Promise.resolve(placed);
-  let disposed = false;
+  /** Why it was disposed of. */
+  let gone: Error | undefined;
 
   /** From a lost backend to the CPU. */
   async function move(error: BackendLostError): Promise<Placed> {
@@ -124,7 +125,8 @@ export async function placeModel(
       try {
         return await work({ backend, config, weights });
       } catch (error) {
-        if (fallback && isLost(error) && here === place && !disposed) {
+        if (gone !== undefined && isLost(error)) throw gone;
+        if (fallback && isLost(error) && here === place) {
           if (engine !== undefined) engine.lose(error);
           else leave(error).catch(() => {}); // the next one who asks hears of it
         }
@@ -132,7 +134,7 @@ export async function placeModel(
       }
     },
     async dispose(reason) {
-      disposed = true;
+      gone = reason;
       await engine?.close(reason);
       // A move that failed has left nothing.
       await place.then(
@@ -173,6 +175,8 @@ async function placeOn<T extends Tensor>(
     if (config.headTensor === undefined) return { backend, weights, head, device: undefined, kvBytes: 0, warnings };
     const limits = { maxRows: ROWS, maxOuts: parallel, paramsStride: paramsBytes(contextSize + 1) };
     const device = openDevice(backend, config, weights, kvType, contextSize, limits);
+    // A GPU tells late that it had not the memory: now rather than at the first token.
+    await backend.read(device.kv.cache.tables, 0, new Uint8Array(4));
     const { blocks, cache } = device.kv;
     if (blocks < kvBlocksOf(contextSize) * parallel) {
       const positions = blocks * cache.blockSize;

@@ -176,6 +176,15 @@ it.each([1, 2, 3, 4, 5, 6])('readers that come, wait and leave by chance read wh
 });
 
 describe('a backend that is given', () => {
+  it('ends what runs beside the engine when it is disposed of', async () => {
+    const { backend } = await given({ shared: true });
+    const model = await loadModel(demoModel, { backend, fallback: true });
+    const logits = expect(model.logits(new Array(300).fill(1), { batch: 1 })).rejects.toThrow('the model was disposed');
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    await model.dispose();
+    await logits;
+  });
+
   it('is opened by a function, and computes', async () => {
     const { backend, log } = await given();
     const model = await loadModel(demoModel, { backend: async () => backend });

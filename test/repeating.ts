@@ -38,7 +38,7 @@ export function repeating(
   const log: Log = { repeats: [], mostUnderWay: 0, disposed: 0 };
   let underWay = 0;
   let queue = Promise.resolve();
-  const isLost = () => log.repeats.length >= lostFrom;
+  const isLost = () => log.disposed > 0 || log.repeats.length >= lostFrom;
   const lost = () => new BackendLostError('the device is gone');
   const backend: Backend = {
     ...inner,

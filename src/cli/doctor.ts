@@ -49,10 +49,10 @@ export const doctor: Verb = {
   maxPositionals: 0,
   summary: 'check that ternlm works on this machine',
   about: `Tells what ternlm finds on this machine: runtime, WebAssembly features, the
-kernels it chooses and why, threads and memory; and the GPU, where the plugin for
-it is installed (--backend webgpu). Then the demo model writes a few
-tokens on one thread and on all, which must agree. The exit code is 1 when
-something does not work.`,
+kernels it chooses and why, threads and memory; and the GPU, where its plugin is
+installed (@ternlm/webgpu). Then the demo model writes a few tokens on one
+thread and on all, which must agree. The exit code is 1 when something does not
+work.`,
   groups: [{ title: 'Options', flags: [{ name: 'json', help: 'write one JSON object' }, HELP_FLAG] }],
   examples: ['ternlm doctor', 'ternlm doctor --json'],
 
@@ -160,7 +160,10 @@ function repacked(repacks: Report['repacks'] = {}): string {
 function gpuRows(gpu: Report['gpu']): [string, string][] {
   if ('none' in gpu) return [['GPU', `none: ${printable(gpu.none)}`]];
   const kind = gpu.software ? ', a software renderer: --backend auto takes the CPU' : '';
-  const rows = gpu.rows.map(([label, value]): [string, string] => ['', printable(`${label}: ${value}`)]);
+  const rows = gpu.rows.map(([label, value]): [string, string] => [
+    '',
+    printable(label === '' ? value : `${label}: ${value}`),
+  ]);
   return [['GPU', `${printable(gpu.adapter)}${kind}`], ...rows];
 }
 
