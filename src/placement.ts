@@ -175,6 +175,8 @@ async function placeOn<T extends Tensor>(
     if (config.headTensor === undefined) return { backend, weights, head, device: undefined, kvBytes: 0, warnings };
     const limits = { maxRows: ROWS, maxOuts: parallel, paramsStride: paramsBytes(contextSize + 1) };
     const device = openDevice(backend, config, weights, kvType, contextSize, limits);
+    // A GPU tells late that it had not the memory: now rather than at the first token.
+    await backend.read(device.kv.cache.tables, 0, new Uint8Array(4));
     const { blocks, cache } = device.kv;
     if (blocks < kvBlocksOf(contextSize) * parallel) {
       const positions = blocks * cache.blockSize;

@@ -91,7 +91,8 @@ export function backendOver(
     pass.dispatchWorkgroups(...groups);
   }
 
-  async function start(program: Program, repeats: number, results: Results<GpuTensor> | undefined): Promise<void> {
+  /** Submits runs of a program and settles when their results are there. */
+  async function submit(program: Program, repeats: number, results: Results<GpuTensor> | undefined): Promise<void> {
     checkLive();
     if (!(repeats >= 1 && repeats <= maxRepeats)) {
       throw new RangeError(`webgpu: ${repeats} runs at one start, expected 1 to ${maxRepeats}`);
@@ -123,6 +124,15 @@ export function backendOver(
     }
     for (const take of timed) await take();
     await errors.check();
+  }
+
+  let last: Promise<unknown> = Promise.resolve();
+  /** The same, told after those that were started before: maps may settle in another order. */
+  function start(program: Program, repeats: number, results?: Results<GpuTensor>): Promise<void> {
+    const submitted = submit(program, repeats, results);
+    const told = Promise.allSettled([last, submitted]).then(() => submitted);
+    last = told.catch(() => {});
+    return told;
   }
 
   function checkRange(tensor: GpuTensor, at: number, count: number): void {
@@ -186,6 +196,7 @@ export function backendOver(
       encoder.copyBufferToBuffer(tensor.buffer, first, copy, 0, bytes);
       device.queue.submit([encoder.finish()]);
       await mapped(copy, bytes, (from) => into.set(from.subarray(at - first, at - first + into.length)));
+      await errors.check();
     },
     // Ops make what they need themselves, see `part` in recorder.ts.
     scratchBytes: () => 16,
@@ -197,7 +208,7 @@ export function backendOver(
       const program: GpuProgram = { recording, free: () => disposed || memory.destroy(recording.uniforms) };
       return program;
     },
-    run: (program) => start(program, 1, undefined),
+    run: (program) => start(program, 1),
     start(program: Program, repeats: number, results: Results<GpuTensor> | undefined, done: Done) {
       start(program, repeats, results).then(
         () => done(),

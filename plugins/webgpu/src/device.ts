@@ -20,7 +20,7 @@ export interface OpenDevice {
 }
 
 export interface DeviceInfo {
-  /** Vendor, architecture and description, as far as the system tells. */
+  /** Description, or vendor and architecture, as far as the system tells. */
   readonly adapter: string;
   /** A software renderer: right, but slower than the CPU backend. */
   readonly software: boolean;
@@ -86,7 +86,8 @@ async function variantOf(
   const subgroup = device.features.has('subgroups') ? Math.min(subgroupMinSize, 32) : 0;
   const chosen: Variant = { dot: packed ? 'packed' : 'float', subgroup };
   const variant = { ...chosen, ...wished };
-  const adapter = [vendor, architecture, description].filter((text) => text !== '').join(', ');
+  // The description says it all where there is one; browsers keep it to themselves.
+  const adapter = description || [vendor, architecture].filter((text) => text !== '').join(' ');
   const why = [
     variant.dot !== chosen.dot
       ? `dot ${variant.dot}, as was asked for`
@@ -100,7 +101,8 @@ async function variantOf(
         : 'sums in workgroup memory: the device has no subgroups',
   ];
   // Chrome tells by a flag, Dawn by the names of the drivers.
-  const software = info.isFallbackAdapter === true || /swiftshader|llvmpipe|lavapipe|software/i.test(adapter);
+  const named = /swiftshader|llvmpipe|lavapipe|software/i.test(`${architecture} ${description}`);
+  const software = info.isFallbackAdapter === true || named;
   return { variant, info: { adapter: adapter || 'unnamed adapter', software, why } };
 }
 

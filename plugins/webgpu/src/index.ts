@@ -82,7 +82,6 @@ export async function probe(options: WebGpuOptions = {}): Promise<Probe> {
     software: info.software,
     ok,
     rows: [
-      ['adapter', info.software ? `${info.adapter} (in software: slower than the CPU kernels)` : info.adapter],
       ['features', features],
       [
         'limits',

@@ -52,7 +52,10 @@ describe.each(Object.entries(MODELS))('%s', (_name, [file, maxTokens]) => {
     const all = (model: Model) => Promise.all(PROMPTS.map((prompt, i) => model.complete(prompt, options(i))));
     const expected = (await all(cpu)).map(({ tokens }) => tokens);
     for (const [how, gpu] of Object.entries(gpus)) {
-      expect((await all(gpu)).map(({ tokens }) => tokens), how).toEqual(expected);
+      expect(
+        (await all(gpu)).map(({ tokens }) => tokens),
+        how,
+      ).toEqual(expected);
     }
   });
 });

@@ -108,8 +108,9 @@ describe('sample', () => {
   }
 
   /**
-   * Weights have 44 bits: of so few draws none falls between their cut and that of f64. A share's two exponentials and their
-   * arguments, rounded twice at up to 2^7, are off by 2 (2e-7 + 2 * 2^-18) at most; below e^-87 it is 0.
+   * Weights have 44 bits: of so few draws none falls between their cut and that of f64. A probability's exponentials
+   * are off by 2e-7 each, their arguments, up to 88, by 2^-18, two of them for logits behind the peak of their slice;
+   * its sums by 24 * 2^-24. Below e^-87 it is 0.
    */
   async function agree(vocab: number, rows: readonly Row[]): Promise<Pick[]> {
     const { picks, expected } = await picksOf(vocab, rows);
@@ -139,11 +140,11 @@ describe('sample', () => {
     });
   }
 
-  it('draws what the reference draws, 1000 times of 5000', async () => {
+  it('draws what the reference draws, 600 times of 5000', async () => {
     const r = random(5);
     const logits = r.normal(5000, 3);
     for (const options of [OPEN, { temperature: 1.2 }]) {
-      const draws = Array.from({ length: 500 }, (_, step) => ({ logits, step, options: { ...options, seed: 11 } }));
+      const draws = Array.from({ length: 300 }, (_, step) => ({ logits, step, options: { ...options, seed: 11 } }));
       const ids = (await agree(5000, draws)).map(({ id }) => id);
       expect(new Set(ids).size).toBeGreaterThan(10);
     }

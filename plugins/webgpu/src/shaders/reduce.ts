@@ -58,7 +58,8 @@ fn ${name}(value: ${type}, thread: u32) -> ${type} {
 }
 `;
   }
-  // What is left is few numbers, or there are no subgroups: barriers cost more than sums one after the other.
+  // Sums one after the other, as each barrier costs more than some of them. The loop's end is the zero's too: unrolled, 32 sums
+  // of vectors take lavapipe a minute to compile.
   const shared = `${name}Shared`;
   return `
 var<workgroup> ${shared}: array<${type}, ${THREADS / width}>;
@@ -68,7 +69,7 @@ fn ${name}(value: ${type}, thread: u32) -> ${type} {
   workgroupBarrier();
   let first = thread / ${lanes}u * ${lanes / width}u;
   var sum = ${shared}[first];
-  for (var i = 1u; i < ${lanes / width}u; i++) { sum += ${shared}[first + i]; }
+  for (var i = 1u; i < ${lanes / width}u + p.zero; i++) { sum += ${shared}[first + i]; }
   workgroupBarrier();
   return sum;
 }

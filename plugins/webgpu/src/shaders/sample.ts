@@ -8,8 +8,8 @@ import { U64, u64 } from './u64.ts';
 const FACTORIALS = [1, 1, 2, 6, 24, 120, 720, 5040, 40320];
 
 /**
- * Weights as integers of 2^-44, whose sums, of up to 2^18 tokens, are the same in whatever order they are added, as floats' are not.
- * The weight of the peak is 2^44; others are off by a half at most, where f64 would be off by 2^-9.
+ * Weights as integers of 2^-44, whose sums, of up to 2^18 tokens, are the same in whatever order they are added, as
+ * those of floats are not. The peak's is 2^44 itself, others are off by little more than a half.
  *
  *   scaleOf(temperature)         log2(e) / temperature = mantissa * 2^(exponent - 63), of an f64 above 0
  *   weightOf(key, peak, scale)   e^((z - z of the peak) / temperature)
@@ -82,9 +82,10 @@ fn uniform01(seed: vec2<u32>, step: u32) -> vec2<u32> {
 `;
 
 /**
- * The second dispatch of `sample`, a workgroup an out. Each filter keeps a prefix of the tokens by key descending, then id
- * ascending, as in assembly/kernels/sample.ts: a prefix is all above a key, and the first few that have it. The last key of
- * a shorter prefix is found by its bits, 8 at a time, in histograms of weight.
+ * The second dispatch of `sample`, a workgroup an out. Each filter keeps a prefix of the tokens by key descending, then
+ * id ascending: all above a key, and the first few that have it. The last key of a shorter prefix is found by its bits,
+ * 8 at a time, in histograms of weight. Weights of f64, as the reference has them, cut elsewhere only where the goal
+ * is next to a prefix's weight: within 2^-44 of the peak's for each token that is summed.
  */
 export function sample(variant: Variant): Kernel {
   return {
@@ -95,7 +96,7 @@ export function sample(variant: Variant): Kernel {
         'logits: array<u32>',
         'params: array<u32>',
         'slices: array<vec4<u32>>',
-        'entries: array<u32>',
+        'entries: array<vec4<u32>>',
         '*picks: array<vec4<u32>>',
       ],
       ['vocab: u32', 'stride: u32', 'sliceCount: u32'],
@@ -103,10 +104,10 @@ export function sample(variant: Variant): Kernel {
 /** What the filters do, and what they do it to. */
 struct Chain {
   peak: u32,
-  firstEntry: u32,
-  /** Entries of a slice, and of all slices. */
+  firstFour: u32,
+  /** Entries of a slice; fours of all slices. */
   width: u32,
-  count: u32,
+  fours: u32,
   topK: u32,
   topP: vec2<u32>,
   cutsByP: u32,
@@ -140,7 +141,11 @@ fn scan(value: vec2<u32>, place: u32) -> vec2<u32> {
   return sum;
 }
 
-fn entryAt(c: Chain, i: u32) -> u32 { return c.firstEntry + (i / c.width) * ${SLICE}u + i % c.width; }
+/** Where four entries stand that slices have handed on. */
+fn placeOf(c: Chain, four: u32) -> u32 {
+  let perSlice = c.width / 4u;
+  return c.firstFour + (four >> countTrailingZeros(perSlice)) * ${SLICE / 4}u + (four & (perSlice - 1u));
+}
 
 /** The topP of an f64 below 1, of 2^-64. */
 fn shareOf(bits: vec2<u32>) -> vec2<u32> {
@@ -152,7 +157,7 @@ fn readChain(row: u32, first: vec2<u32>) -> Chain {
   var c: Chain;
   c.peak = first.x;
   c.width = handed(row);
-  c.count = p.sliceCount * c.width;
+  c.fours = p.sliceCount * c.width / 4u;
   c.topK = params[row + 3u];
   c.topP = vec2<u32>(0xffffffffu);
   c.cutsByP = select(0u, 1u, params[row + 7u] < 0x3ff00000u);
@@ -161,48 +166,50 @@ fn readChain(row: u32, first: vec2<u32>) -> Chain {
   let minP = params[row + 8u];
   if (minP != 0xff800000u) {
     c.floor = first.x;
-    if ((minP & 0x7fffffffu) != 0u) { c.floor = keyOf(bitcast<u32>(rounded(bitcast<f32>(bitsOf(first.x)) + bitcast<f32>(minP)))); }
+    let floor = rounded(bitcast<f32>(bitsOf(first.x)) + bitcast<f32>(minP));
+    if ((minP & 0x7fffffffu) != 0u) { c.floor = keyOf(bitcast<u32>(floor)); }
   }
   c.scale = scaleOf(vec2<u32>(params[row + 4u], params[row + 5u]));
   c.u = uniform01(vec2<u32>(params[row], params[row + 1u]), params[row + 2u]);
   return c;
 }
 
-/** The shortest prefix within \`limit\` that has a share of its weight; where counted, the one of \`share.x\` tokens. */
+/** The shortest prefix within \`limit\` with a share of its weight; where counted, the one of \`share.x\` tokens. */
 fn cut(c: Chain, limit: Prefix, counted: bool, scale: Scale, share: vec2<u32>, thread: u32) -> Prefix {
   let one = vec2<u32>(1u, 0u);
   var key = 0u;
   var above = vec2<u32>(0u);
   var goal = vec2<u32>(0u);
-  for (var step = 0u; step < 4u; step++) {
-    let shift = 24u - 8u * step;
-    let settled = select(0xffffff00u << shift, 0u, step == 0u);
+  for (var byte = 0u; byte < 4u; byte++) {
+    let shift = 24u - 8u * byte;
+    let settled = select(0xffffff00u << shift, 0u, byte == 0u);
     atomicStore(&low[thread], 0u);
     atomicStore(&high[thread], 0u);
     workgroupBarrier();
     // Behind the entries come those that have the limit's key, as one.
-    for (var i = thread; i <= c.count; i += ${THREADS}u) {
-      var entry = limit.key;
-      var copies = limit.ties;
-      if (i < c.count) {
-        entry = entries[entryAt(c, i)];
-        copies = select(0u, 1u, entry > limit.key);
+    for (var i = thread; i <= c.fours; i += ${THREADS}u) {
+      var four = vec4<u32>(limit.key, 0u, 0u, 0u);
+      if (i < c.fours) { four = entries[placeOf(c, i)]; }
+      for (var j = 0u; j < 4u; j++) {
+        let entry = four[j];
+        var copies = select(0u, 1u, entry > limit.key);
+        if (i == c.fours && j == 0u) { copies = limit.ties; }
+        if (copies == 0u || (entry & settled) != key) { continue; }
+        var weight = one;
+        if (!counted) { weight = timesLow(weightOf(entry, c.peak, scale), vec2<u32>(copies, 0u)); }
+        let bucket = (entry >> shift) & 255u;
+        let before = atomicAdd(&low[bucket], weight.x);
+        atomicAdd(&high[bucket], weight.y + select(0u, 1u, before + weight.x < before));
       }
-      if (copies == 0u || (entry & settled) != key) { continue; }
-      var weight = one;
-      if (!counted) { weight = timesLow(weightOf(entry, c.peak, scale), vec2<u32>(copies, 0u)); }
-      let bucket = (entry >> shift) & 255u;
-      let before = atomicAdd(&low[bucket], weight.x);
-      atomicAdd(&high[bucket], weight.y + select(0u, 1u, before + weight.x < before));
     }
     workgroupBarrier();
     // Thread 0 has the bucket of the largest keys.
     let weight = vec2<u32>(atomicLoad(&low[255u - thread]), atomicLoad(&high[255u - thread]));
     let within = plus(above, scan(weight, thread));
-    if (step == 0u) {
-      let all = sums[255];
-      goal = timesHigh(share, all);
-      if (counted) { goal = select(share, all, less(all, share)); }
+    if (byte == 0u) {
+      let whole = sums[255];
+      goal = timesHigh(share, whole);
+      if (counted) { goal = select(share, whole, less(whole, share)); }
       if (less(goal, one)) { goal = one; }
     }
     if (!less(within, goal) && less(minus(within, weight), goal)) {
@@ -224,21 +231,24 @@ fn cut(c: Chain, limit: Prefix, counted: bool, scale: Scale, share: vec2<u32>, t
 
 /** The last token of a prefix. */
 fn lastOf(c: Chain, prefix: Prefix, thread: u32) -> u32 {
-  let length = (c.count + ${THREADS - 1}u) / ${THREADS}u;
-  let begin = min(thread * length, c.count);
-  let end = min(begin + length, c.count);
+  let length = (c.fours + ${THREADS - 1}u) / ${THREADS}u;
+  let begin = min(thread * length, c.fours);
+  let end = min(begin + length, c.fours);
   var own = 0u;
-  for (var i = begin; i < end; i++) { own += select(0u, 1u, entries[entryAt(c, i)] == prefix.key); }
+  for (var i = begin; i < end; i++) {
+    own += dot(vec4<u32>(entries[placeOf(c, i)] == vec4<u32>(prefix.key)), vec4<u32>(1u));
+  }
   let upTo = scan(vec2<u32>(own, 0u), thread).x;
   if (upTo >= prefix.ties && upTo - own < prefix.ties) {
     var ties = upTo - own;
     for (var i = begin; i < end; i++) {
-      if (entries[entryAt(c, i)] == prefix.key) {
+      let place = placeOf(c, i);
+      for (var j = 0u; j < 4u; j++) {
+        if (entries[place][j] != prefix.key) { continue; }
         ties++;
-        if (ties == prefix.ties) {
-          drawn = i;
-          if (c.width == ${NARROW}u) { drawn = entries[entryAt(c, i) + ${SLICE / 2}u]; }
-        }
+        if (ties != prefix.ties) { continue; }
+        drawn = 4u * i + j;
+        if (c.width == ${NARROW}u) { drawn = entries[place + ${SLICE / 8}u][j]; }
       }
     }
   }
@@ -280,13 +290,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var weight = 0.0;
   for (var i = thread; i < p.sliceCount; i += ${THREADS}u) {
     let slice = slices[begin + i];
-    if (slice.z != 0u) { weight += bitcast<f32>(slice.w) * share(bitcast<f32>(bitsOf(slice.z)), highest); }
+    if (slice.z != 0u) { weight += bitcast<f32>(slice.w) * relative(bitcast<f32>(bitsOf(slice.z)), highest); }
   }
   weight = total(weight, thread);
 
   if (thread == 0u) {
     chain = readChain(row, first);
-    chain.firstEntry = begin * ${SLICE}u;
+    chain.firstFour = begin * ${SLICE / 4}u;
   }
   let c = workgroupUniformLoad(&chain);
   var id = first.y;
@@ -299,7 +309,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let logit = logits[group.x * p.vocab + id];
   let key = keyOf(logit);
   var probability = 0u;
-  if (key != 0u) { probability = bitcast<u32>(divide(share(bitcast<f32>(bitsOf(key)), highest), weight)); }
+  if (key != 0u) { probability = bitcast<u32>(divide(relative(bitcast<f32>(bitsOf(key)), highest), weight)); }
   // An f32, 0 or normal, as f64.
   var wide = vec2<u32>(0u);
   if (probability != 0u) { wide = vec2<u32>(probability << 29u, (probability >> 3u) + (896u << 20u)); }

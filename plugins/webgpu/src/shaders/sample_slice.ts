@@ -9,13 +9,15 @@ export const SLICE = 1024;
 export const NARROW = 64;
 
 /**
- * Keys: floats in order as unsigned integers in order, the sign bit flipped, and all others too below 0. +Infinity is the
- * largest float, -0 is 0, and what is no candidate, NaN and -Infinity, has key 0. A compiler may take floats to be finite,
- * so that logits are told apart by their bits alone.
+ * Keys: floats in order as unsigned integers in order, the sign bit flipped, and all others too below 0. +Infinity is
+ * the largest float, -0 is 0, and what is no candidate, NaN and -Infinity, has key 0. A compiler may take floats to be
+ * finite, so that logits are told apart by their bits alone.
  *
  *   best(value, thread)    of (key, id) the larger key, of equal ones the lower id; 0 where there is none
  *   handed(row)            how many entries a slice hands on: 1 its best, NARROW its best by key, SLICE all by id
- *   share(z, peak)         e^(z - peak) of finite floats, z no larger
+ *   relative(z, peak)      e^(z - peak) of finite floats, z no larger
+ *
+ * Wants EXP and the buffer `params`.
  */
 export function keys(variant: Variant): string {
   return `
@@ -33,7 +35,7 @@ fn handed(row: u32) -> u32 {
   return select(${SLICE}u, ${NARROW}u, topK > 0u && topK <= ${NARROW}u);
 }
 
-fn share(z: f32, peak: f32) -> f32 { return expNeg(2.0 * max(0.5 * z - 0.5 * peak, -50.0)); }
+fn relative(z: f32, peak: f32) -> f32 { return expNeg(2.0 * max(0.5 * z - 0.5 * peak, -50.0)); }
 ${reduce(variant, 'best', 'vec2<u32>', 'select(b, a, a.x > b.x || (a.x == b.x && a.y <= b.y))')}
 ${reduce(variant, 'total', 'f32', 'a + b')}`;
 }
@@ -61,7 +63,7 @@ var<workgroup> order: array<u32, ${SLICE}>;
 var<workgroup> handedOn: u32;
 
 fn isFinite(bits: u32) -> bool { return (bits & 0x7f800000u) != 0x7f800000u; }
-/** Adding 0 leaves subnormals as they are, on devices that round others to 0 too. */
+/** Adding 0 leaves a subnormal as it is, on devices too that take them for 0. */
 fn sum(a: u32, b: u32) -> u32 {
   if ((b & 0x7fffffffu) == 0u) { return a; }
   return bitcast<u32>(rounded(bitcast<f32>(a) + bitcast<f32>(b)));
@@ -89,7 +91,11 @@ fn penalised(z: u32, count: u32, row: u32) -> u32 {
 }
 
 @compute @workgroup_size(${THREADS})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
   let row = group.y * p.stride;
   let begin = group.x * ${SLICE}u;
   let length = min(p.vocab - begin, ${SLICE}u);
@@ -107,7 +113,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   var weight = 0.0;
   for (var j = 0u; j < ${perThread}u; j++) {
     let key = keyOf(raw[j]);
-    if (key != 0u) { weight += share(bitcast<f32>(bitsOf(key)), bitcast<f32>(bitsOf(peak.x))); }
+    if (key != 0u) { weight += relative(bitcast<f32>(bitsOf(key)), bitcast<f32>(bitsOf(peak.x))); }
   }
   weight = total(weight, thread);
 
