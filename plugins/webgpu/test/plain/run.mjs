@@ -21,15 +21,23 @@ registerHooks({
   },
 });
 
+/** Of a failure's message; what two long lists differ in is no help. */
+const LINES = 30;
+
 const only = values.only === undefined ? {} : { testNamePatterns: new RegExp(values.only) };
 const files = positionals.map((file) => resolve(file));
 const started = performance.now();
 let failed = files.length === 0;
 for await (const { type, data } of run({ files, isolation: 'none', ...only })) {
-  if (type === 'test:fail' && data.details.error.failureType !== 'subtestsFailed') {
+  if (type === 'test:fail') {
     failed = true;
-    const { cause } = data.details.error;
-    console.log(`FAILED ${data.name}\n  ${cause?.message ?? cause ?? data.details.error.message}`);
+    const { failureType, cause, message } = data.details.error;
+    // Of a suite that cannot begin its own failure says enough.
+    if (failureType === 'subtestsFailed' || failureType === 'cancelledByParent') continue;
+    const lines = (cause?.message ?? message).split('\n');
+    console.log(
+      ['', `FAILED ${data.name}`, ...lines.slice(0, LINES), ...(lines.length > LINES ? ['…'] : [])].join('\n'),
+    );
   } else if (type === 'test:summary' && data.file === undefined) {
     const { passed, skipped, tests } = data.counts;
     failed ||= passed === 0 || !data.success;
