@@ -1,6 +1,8 @@
 // node bench/decode.mjs [--layers N] [--vocab N] [--context N] [--tokens N] [--runs N] [--batches 1,8] [--prompt N] [--adapter NAME]
-// A model of the shape of BitNet-b1.58-2B-4T, its weights made on the GPU: dispatches and bytes a token, tokens a second by
-// tokens a submit, of batches and of a prompt, the share of the bandwidth that the adapter copies with, and time by stem.
+//   [--variants]
+// A model of the shape of BitNet-b1.58-2B-4T, its weights made on the GPU: what compiling takes without the driver's cache,
+// tokens a second by tokens a submit, of batches, far into a context and of a prompt, the share of the bandwidth that the
+// adapter copies with, and time by stem. With --variants also the kernels for devices without subgroups, without packed dots.
 import { parseArgs } from 'node:util';
 import { createKvCache, kvBlocksOf } from '../../../dist/model/kv_cache.js';
 import { createStepper } from '../../../dist/model/step.js';
@@ -18,8 +20,11 @@ const { values } = parseArgs({
     batches: { type: 'string', default: '1,8' },
     prompt: { type: 'string', default: '512' },
     adapter: { type: 'string' },
+    variants: { type: 'boolean', default: false },
   },
 });
+// Mesa's and NVIDIA's names for: no cache of compiled shaders on disk.
+Object.assign(process.env, { MESA_SHADER_CACHE_DISABLE: '1', __GL_SHADER_DISK_CACHE: '0' });
 const [layers, vocab, context, tokens, runs, prompt] = ['layers', 'vocab', 'context', 'tokens', 'runs', 'prompt'].map(
   (name) => Number(values[name]),
 );
@@ -79,14 +84,20 @@ async function copyBandwidth(device) {
   const size = Math.min(256 << 20, device.limits.maxBufferSize);
   const [a, b] = [0, 1].map(() => device.createBuffer({ size, usage: 0x04 | 0x08 }));
   let best = 0;
-  for (let round = 0; round < 5; round++) {
-    const copies = 8;
+  let copies = 1;
+  for (let round = 0; round < 5; ) {
     const encoder = device.createCommandEncoder();
     for (let i = 0; i < copies; i++) encoder.copyBufferToBuffer(i % 2 ? b : a, 0, i % 2 ? a : b, 0, size);
     const started = performance.now();
     device.queue.submit([encoder.finish()]);
     await device.queue.onSubmittedWorkDone();
-    best = Math.max(best, (2 * copies * size) / ((performance.now() - started) / 1000));
+    const ms = performance.now() - started;
+    // Enough that the way to the device and back counts for little.
+    if (ms < 50) copies *= 2;
+    else {
+      best = Math.max(best, (2 * copies * size) / (ms / 1000));
+      round++;
+    }
   }
   a.destroy();
   b.destroy();
@@ -125,8 +136,7 @@ function synthetic(backend, fill) {
   };
 }
 
-const opened = await openDevice({ adapter: values.adapter, profile: true });
-const { device, info, variant } = opened;
+const { device, info, variant } = await openDevice({ adapter: values.adapter, profile: true });
 const { maxBufferSize, maxStorageBufferBindingSize } = device.limits;
 console.log(`adapter ${info.adapter}; ${info.why.join('; ')}`);
 console.log(
@@ -135,9 +145,19 @@ console.log(
 const bandwidth = await copyBandwidth(device);
 console.log(`copies ${(bandwidth / 1e9).toFixed(1)} GB/s (read and written)`);
 
+const compiled = { pipelines: 0, ms: 0 };
+const create = device.createComputePipeline.bind(device);
+device.createComputePipeline = (descriptor) => {
+  const began = performance.now();
+  const pipeline = create(descriptor);
+  compiled.pipelines++;
+  compiled.ms += performance.now() - began;
+  return pipeline;
+};
+
 /** A model on a backend of its own over the one device. */
-async function withModel(profile, sequences, work) {
-  const backend = backendOver({ device, variant, info }, false, { profile });
+async function withModel({ profile = false, sequences = 1, ...wished }, work) {
+  const backend = backendOver({ device, variant: { ...variant, ...wished }, info }, false, { profile });
   const weights = synthetic(backend, filler(device));
   const kv = createKvCache(backend, config, 'f16', context, sequences, kvBlocksOf(context) * sequences);
   const stride = paramsBytes(context + 1);
@@ -161,11 +181,11 @@ async function withModel(profile, sequences, work) {
 
 const sampler = resolveSampler({ temperature: 0 }, vocab);
 
-/** Decodes `count` tokens of each sequence, `repeats` a submit, two submits under way; ms. */
-async function decode(stepper, places, count, repeats) {
+/** Decodes `count` tokens of each sequence from position `from` on, `repeats` a submit, two submits under way; ms. */
+async function decode(stepper, places, count, repeats, from = 0) {
   for (const [i, place] of places.entries()) {
     stepper.tokens[i] = 1 + i;
-    stepper.pos[i] = 0;
+    stepper.pos[i] = from;
     stepper.sequence[i] = place.row;
     stepper.index[i] = i;
     writeParams(stepper.params[i], sampler, 0, [], 0);
@@ -206,53 +226,107 @@ async function prefill(stepper, [place], count) {
   return performance.now() - started;
 }
 
+/** The first token, for which pipelines are made: some drivers compile then, others at the first dispatch. */
+async function warm(name, stepper, places) {
+  Object.assign(compiled, { pipelines: 0, ms: 0 });
+  const began = performance.now();
+  await decode(stepper, places, 1, 1);
+  const all = performance.now() - began;
+  const { pipelines, ms } = compiled;
+  console.log(`${name}: first token ${all.toFixed(0)} ms, of it ${pipelines} pipelines made ${ms.toFixed(0)} ms`);
+}
+
+const medianOf = async (measure) => {
+  const ms = [];
+  for (let run = 0; run < runs; run++) ms.push(await measure());
+  return median(ms);
+};
+
 const weightBytes = (layers * (2 * dim * dim + 2 * dim * kvHeads * headDim + 3 * dim * ffnDim)) / 4;
 const headBytes = vocab * dim * 2;
 const rows = [];
-for (const batch of values.batches.split(',').map(Number)) {
-  await withModel(false, batch, async (stepper, places) => {
-    const began = performance.now();
-    await decode(stepper, places, 2, 1);
-    console.log(
-      `batch ${batch}: first two tokens, shaders compiled: ${((performance.now() - began) / 1000).toFixed(2)} s`,
-    );
-    for (const repeats of [1, 4, 16]) {
-      const ms = [];
-      for (let run = 0; run < runs; run++) ms.push(await decode(stepper, places, tokens, repeats));
-      const perSecond = (1000 * tokens * batch) / median(ms);
-      const read = ((weightBytes + headBytes) * tokens) / (median(ms) / 1000);
-      rows.push({
-        what: `decode, batch ${batch}, ${repeats} a submit`,
-        'tokens/s': perSecond.toFixed(perSecond < 10 ? 3 : 1),
-        'GB/s of weights': (read / 1e9).toFixed(1),
-        '% of copying': ((100 * read) / bandwidth).toFixed(1),
-      });
-    }
-    if (batch === 1 && prompt > 0) {
-      await prefill(stepper, places, Math.min(prompt, 64));
-      const ms = [];
-      for (let run = 0; run < runs; run++) ms.push(await prefill(stepper, places, prompt));
-      rows.push({ what: `prompt of ${prompt}`, 'tokens/s': ((1000 * prompt) / median(ms)).toFixed(1) });
-    }
+
+async function addDecode(name, stepper, places, repeats, from = 0) {
+  const ms = await medianOf(() => decode(stepper, places, tokens, repeats, from));
+  const perSecond = (1000 * tokens * places.length) / ms;
+  const read = ((weightBytes + headBytes) * tokens) / (ms / 1000);
+  rows.push({
+    what: `${name}, ${repeats} a submit`,
+    'tokens/s': perSecond.toFixed(perSecond < 10 ? 3 : 1),
+    'ms a step': (ms / tokens).toFixed(3),
+    'GB/s of weights': (read / 1e9).toFixed(1),
+    '% of copying': ((100 * read) / bandwidth).toFixed(1),
+  });
+}
+
+async function addPrompt(name, stepper, places) {
+  if (prompt === 0) return;
+  await prefill(stepper, places, Math.min(prompt, 64));
+  const ms = await medianOf(() => prefill(stepper, places, prompt));
+  rows.push({ what: `${name} of ${prompt}`, 'tokens/s': ((1000 * prompt) / ms).toFixed(1) });
+}
+
+for (const sequences of values.batches.split(',').map(Number)) {
+  await withModel({ sequences }, async (stepper, places) => {
+    const name = `batch ${sequences}`;
+    await warm(name, stepper, places);
+    for (const repeats of [1, 4, 16]) await addDecode(name, stepper, places, repeats);
+    if (sequences > 1) return;
+    await addDecode(`${name} from position ${context - tokens}`, stepper, places, 16, context - tokens);
+    await addPrompt('prompt', stepper, places);
+  });
+}
+const others = [
+  { dot: variant.dot, subgroup: 0 },
+  { dot: 'float', subgroup: variant.subgroup },
+  { dot: 'float', subgroup: 0 },
+].filter(({ dot, subgroup }) => dot !== variant.dot || subgroup !== variant.subgroup);
+for (const wished of values.variants ? others : []) {
+  const name = `dot ${wished.dot}, subgroups ${wished.subgroup}`;
+  await withModel(wished, async (stepper, places) => {
+    await warm(name, stepper, places);
+    await addDecode(name, stepper, places, 16);
+    await addPrompt(`${name}: prompt`, stepper, places);
   });
 }
 console.table(rows);
-await withModel(true, 1, async (stepper, places, backend) => {
+
+/** What ran since `before`, `times` times, by stem; with the bytes of weights that a stem reads each time. */
+function tell(what, backend, before, times, bytes = {}) {
+  const spent = backend.profile().map(({ stem, ms, dispatches }) => {
+    const earlier = before.find((row) => row.stem === stem) ?? { ms: 0, dispatches: 0 };
+    return { stem, us: 1000 * (ms - earlier.ms), dispatches: dispatches - earlier.dispatches };
+  });
+  const ran = spent.filter(({ dispatches }) => dispatches > 0).sort((a, b) => b.us - a.us);
+  const total = (key) => ran.reduce((sum, row) => sum + row[key], 0) / times;
+  console.log(`${what}: ${total('dispatches')} dispatches, ${total('us').toFixed(0)} us in them`);
+  console.table(
+    ran.map(({ stem, us, dispatches }) => ({
+      stem,
+      dispatches: dispatches / times,
+      us: (us / times).toFixed(1),
+      'us each': (us / dispatches).toFixed(2),
+      'GB/s of weights': bytes[stem] && ((bytes[stem] * times) / us / 1e3).toFixed(1),
+    })),
+  );
+}
+await withModel({ profile: true }, async (stepper, places, backend) => {
   await decode(stepper, places, 1, 1);
-  const before = new Map(backend.profile().map(({ stem, ms, dispatches }) => [stem, { ms, dispatches }]));
   const count = Math.min(tokens, 16);
+  const bytes = { bit_linear: weightBytes, dense_linear: headBytes };
+  let before = backend.profile();
   await decode(stepper, places, count, 1);
-  const spent = backend.profile().map(({ stem, ms, dispatches }) => ({
-    stem,
-    'dispatches a token': (dispatches - (before.get(stem)?.dispatches ?? 0)) / count,
-    'us a token': ((1000 * (ms - (before.get(stem)?.ms ?? 0))) / count).toFixed(1),
-    'us each': (
-      (1000 * (ms - (before.get(stem)?.ms ?? 0))) /
-      (dispatches - (before.get(stem)?.dispatches ?? 0))
-    ).toFixed(2),
-  }));
-  console.log(`dispatches a token: ${spent.reduce((sum, row) => sum + row['dispatches a token'], 0)}`);
-  console.table(spent);
+  tell('a token', backend, before, count, bytes);
+  const far = context - count;
+  before = backend.profile();
+  await decode(stepper, places, count, 1, far);
+  tell(`a token from position ${far} on`, backend, before, count, bytes);
+  if (prompt === 0) return;
+  const piece = Math.min(prompt, 64);
+  await prefill(stepper, places, piece);
+  before = backend.profile();
+  await prefill(stepper, places, piece);
+  tell(`${piece} rows of a prompt`, backend, before, 1);
 });
 device.destroy();
 process.exit(0);

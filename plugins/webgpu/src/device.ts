@@ -35,9 +35,11 @@ const LIMITS = ['maxBufferSize', 'maxStorageBufferBindingSize'] as const;
 const instances = new Map<string, GPU>();
 
 /** The platform's GPU, or Dawn's where the platform has none, as in Node: the package `webgpu`, loaded when first asked for. */
-async function gpuOf(adapter: string | undefined): Promise<GPU> {
+async function gpuOf({ adapter, profile }: DeviceOptions): Promise<GPU> {
   if (typeof navigator === 'object' && navigator.gpu !== undefined) return navigator.gpu;
   const flags = adapter === undefined ? [] : [`adapter=${adapter}`];
+  // Else Dawn rounds timestamps to steps of 131 us, longer than most dispatches.
+  if (profile) flags.push('disable-dawn-features=timestamp_quantization');
   const key = flags.join(' ');
   const known = instances.get(key);
   if (known !== undefined) return known;
@@ -59,7 +61,7 @@ async function gpuOf(adapter: string | undefined): Promise<GPU> {
 export async function openDevice(options: DeviceOptions): Promise<OpenDevice> {
   const { device: given } = options;
   if (given !== undefined) return { device: given, ...(await variantOf(given, given.adapterInfo, options.variant)) };
-  const gpu = await gpuOf(options.adapter);
+  const gpu = await gpuOf(options);
   const adapter = await gpu.requestAdapter({ powerPreference: options.powerPreference ?? 'high-performance' });
   if (adapter === null) throw new Error('webgpu: no adapter; the system has no GPU that its drivers offer to WebGPU');
   const wanted = [...(options.profile ? (['timestamp-query'] as const) : []), 'subgroups' as const];
