@@ -244,26 +244,28 @@ const medianOf = async (measure) => {
 
 const weightBytes = (layers * (2 * dim * dim + 2 * dim * kvHeads * headDim + 3 * dim * ffnDim)) / 4;
 const headBytes = vocab * dim * 2;
-const rows = [];
+
+/** At once, as a driver may need longer than there is time for. */
+const say = (what, perSecond, more = '') => {
+  console.log(`${what.padEnd(48)} ${perSecond.toFixed(perSecond < 10 ? 3 : 1).padStart(8)} tokens/s${more}`);
+};
 
 async function addDecode(name, stepper, places, repeats, from = 0) {
   const ms = await medianOf(() => decode(stepper, places, tokens, repeats, from));
-  const perSecond = (1000 * tokens * places.length) / ms;
   const read = ((weightBytes + headBytes) * tokens) / (ms / 1000);
-  rows.push({
-    what: `${name}, ${repeats} a submit`,
-    'tokens/s': perSecond.toFixed(perSecond < 10 ? 3 : 1),
-    'ms a step': (ms / tokens).toFixed(3),
-    'GB/s of weights': (read / 1e9).toFixed(1),
-    '% of copying': ((100 * read) / bandwidth).toFixed(1),
-  });
+  const share = `${(read / 1e9).toFixed(1)} GB/s of weights, ${((100 * read) / bandwidth).toFixed(1)}% of copying`;
+  say(
+    `${name}, ${repeats} a submit`,
+    (1000 * tokens * places.length) / ms,
+    `, ${(ms / tokens).toFixed(3)} ms a step, ${share}`,
+  );
 }
 
 async function addPrompt(name, stepper, places) {
   if (prompt === 0) return;
   await prefill(stepper, places, Math.min(prompt, 64));
   const ms = await medianOf(() => prefill(stepper, places, prompt));
-  rows.push({ what: `${name} of ${prompt}`, 'tokens/s': ((1000 * prompt) / ms).toFixed(1) });
+  say(`${name} of ${prompt}`, (1000 * prompt) / ms);
 }
 
 for (const sequences of values.batches.split(',').map(Number)) {
@@ -289,7 +291,6 @@ for (const wished of values.variants ? others : []) {
     await addPrompt(`${name}: prompt`, stepper, places);
   });
 }
-console.table(rows);
 
 /** What ran since `before`, `times` times, by stem; with the bytes of weights that a stem reads each time. */
 function tell(what, backend, before, times, bytes = {}) {
