@@ -91,13 +91,13 @@ export function backendOver(
     pass.dispatchWorkgroups(...groups);
   }
 
-  /** Submits runs of a program and settles when their results are there. */
-  async function submit(program: Program, repeats: number, results: Results<GpuTensor> | undefined): Promise<void> {
+  /** Submits runs of a program; the result settles when what they left is there. */
+  function submit(
+    dispatches: readonly Dispatch[],
+    repeats: number,
+    results: Results<GpuTensor> | undefined,
+  ): () => Promise<void> {
     checkLive();
-    if (!(repeats >= 1 && repeats <= maxRepeats)) {
-      throw new RangeError(`webgpu: ${repeats} runs at one start, expected 1 to ${maxRepeats}`);
-    }
-    const { dispatches } = (program as GpuProgram).recording;
     const encoder = device.createCommandEncoder();
     const bytes = results === undefined ? 0 : roundUp(results.bytes, 4);
     const copies = results === undefined ? undefined : takeStaging(bytes * repeats);
@@ -114,25 +114,49 @@ export function backendOver(
       }
     }
     device.queue.submit([encoder.finish()]);
-    if (results === undefined || copies === undefined) await device.queue.onSubmittedWorkDone();
-    else {
-      await mapped(copies, bytes * repeats, (from) => {
-        for (let i = 0; i < repeats; i++) {
-          results.into.set(from.subarray(i * bytes, i * bytes + results.bytes), i * results.bytes);
-        }
-      });
-    }
-    for (const take of timed) await take();
-    await errors.check();
+    return async () => {
+      if (results === undefined || copies === undefined) await device.queue.onSubmittedWorkDone();
+      else {
+        await mapped(copies, bytes * repeats, (from) => {
+          for (let i = 0; i < repeats; i++) {
+            results.into.set(from.subarray(i * bytes, i * bytes + results.bytes), i * results.bytes);
+          }
+        });
+      }
+      for (const take of timed) await take();
+      await errors.check();
+    };
+  }
+
+  /** Starts whose shaders are not compiled yet, and those behind them. */
+  let waiting: Promise<unknown> | undefined;
+  function submitted({ dispatches, ready }: Recording, repeats: number, results?: Results<GpuTensor>): Promise<void> {
+    // At once where it can be, as what is written next must not overtake it.
+    if (dispatches !== undefined && waiting === undefined) return submit(dispatches, repeats, results)();
+    const turn = Promise.all([ready, waiting]).then(([compiled]) => submit(compiled, repeats, results));
+    const settled = turn.then(
+      () => {},
+      () => {},
+    );
+    waiting = settled;
+    settled.then(() => {
+      if (waiting === settled) waiting = undefined;
+    });
+    return turn.then((settle) => settle());
   }
 
   let last: Promise<unknown> = Promise.resolve();
-  /** The same, told after those that were started before: maps may settle in another order. */
-  function start(program: Program, repeats: number, results?: Results<GpuTensor>): Promise<void> {
-    const submitted = submit(program, repeats, results);
-    const told = Promise.allSettled([last, submitted]).then(() => submitted);
-    last = told.catch(() => {});
-    return told;
+  /** Settles after those that were started before: maps may do so in another order. */
+  async function start(program: Program, repeats: number, results?: Results<GpuTensor>): Promise<void> {
+    checkLive();
+    if (!(repeats >= 1 && repeats <= maxRepeats)) {
+      throw new RangeError(`webgpu: ${repeats} runs at one start, expected 1 to ${maxRepeats}`);
+    }
+    const before = last;
+    const done = submitted((program as GpuProgram).recording, repeats, results);
+    last = Promise.allSettled([before, done]);
+    await before;
+    await done;
   }
 
   function checkRange(tensor: GpuTensor, at: number, count: number): void {

@@ -46,7 +46,10 @@ export interface Dispatch {
 
 /** Dispatches in order, with the one buffer that holds all their uniform blocks. */
 export interface Recording {
-  readonly dispatches: readonly Dispatch[];
+  /** Not before the shaders are compiled, which goes on for all of them at once, off the host's thread where the device can. */
+  readonly dispatches: readonly Dispatch[] | undefined;
+  /** Rejects when a shader is refused. */
+  readonly ready: Promise<readonly Dispatch[]>;
   readonly uniforms: GPUBuffer;
 }
 
@@ -54,8 +57,6 @@ export interface RecordingDevice {
   readonly recorder: Recorder;
   /** All that `build` dispatches. */
   record(build: () => void): Recording;
-  /** Makes kernels' pipelines at once, off the host's thread where the device can. */
-  compile(kernels: readonly Kernel[]): Promise<void>;
 }
 
 const { UNIFORM, COPY_DST } = { UNIFORM: 0x40, COPY_DST: 0x08 };
@@ -66,37 +67,53 @@ export function createRecorder(
   variant: Variant,
   errors: DeviceErrors,
 ): RecordingDevice {
-  const pipelines = new Map<string, GPUComputePipeline>();
+  /** By their code; the device's answer until it is there. */
+  const pipelines = new Map<string, GPUComputePipeline | Promise<GPUComputePipeline>>();
   const { limits } = device;
   const stride = limits.minUniformBufferOffsetAlignment;
   let steps: Parameters<Recorder['dispatch']>[] | undefined;
 
-  const descriptor = ({ stem, code }: Kernel): GPUComputePipelineDescriptor => ({
-    label: stem,
-    layout: 'auto',
-    compute: { module: device.createShaderModule({ label: stem, code }), entryPoint: 'main' },
-  });
-
-  function pipelineOf(kernel: Kernel): GPUComputePipeline {
+  async function compiled({ stem, code }: Kernel): Promise<GPUComputePipeline> {
+    const refused = (message: string) => new Error(`webgpu: ${stem}: ${message}`);
+    const module = errors.watch('validation', () => device.createShaderModule({ label: stem, code }), refused);
+    try {
+      const compute = { module, entryPoint: 'main' };
+      const pipeline = await device.createComputePipelineAsync({ label: stem, layout: 'auto', compute });
+      pipelines.set(code, pipeline);
+      return pipeline;
+    } catch (error) {
+      pipelines.delete(code);
+      // What is wrong with the text says more than that it has no pipeline.
+      await errors.check();
+      throw refused((error as Error).message);
+    }
+  }
+  function pipelineOf(kernel: Kernel): GPUComputePipeline | Promise<GPUComputePipeline> {
     const known = pipelines.get(kernel.code);
     if (known !== undefined) return known;
-    const pipeline = errors.watch(
-      'validation',
-      () => device.createComputePipeline(descriptor(kernel)),
-      (message) => {
-        pipelines.delete(kernel.code);
-        return new Error(`webgpu: ${kernel.stem}: ${message}`);
-      },
-    );
-    pipelines.set(kernel.code, pipeline);
-    return pipeline;
+    const coming = compiled(kernel);
+    pipelines.set(kernel.code, coming);
+    return coming;
   }
+
+  const resourceOf = (bound: Bound): Required<GPUBufferBinding> => {
+    const resource = 'buffer' in bound ? bound : { buffer: bound };
+    const { buffer, offset = 0, size = buffer.size } = resource as GPUBufferBinding & { buffer: GPUBuffer };
+    return { buffer, offset, size };
+  };
+  const blockBytes = (words: readonly number[]) => Math.ceil((4 + 4 * words.length) / 16) * 16;
 
   const recorder: Recorder = {
     variant,
     limits,
     dispatch(...step) {
       if (steps === undefined) throw new Error('ops are called inside record()');
+      const [{ stem }, buffers] = step;
+      const most = limits.maxStorageBufferBindingSize;
+      for (const { size } of buffers.map(resourceOf)) {
+        if (size <= most) continue;
+        throw new RangeError(`webgpu: ${stem} reads ${size} bytes at once; this device binds ${most} at most`);
+      }
       steps.push(step);
     },
     part: memory.part,
@@ -107,48 +124,43 @@ export function createRecorder(
     record(build) {
       if (steps !== undefined) throw new Error('record() inside record()');
       steps = [];
+      const recorded = steps;
       try {
         build();
-        const blockBytes = (words: readonly number[]) => Math.ceil((4 + 4 * words.length) / 16) * 16;
-        const step = Math.max(stride, ...steps.map(([, , words]) => Math.ceil(blockBytes(words) / stride) * stride));
-        const blocks = new Uint32Array((steps.length * step) / 4);
-        const uniforms = memory.create(blocks.byteLength, UNIFORM | COPY_DST);
-        const dispatches = steps.map(([kernel, buffers, words, [x, y = 1, z = 1]], i): Dispatch => {
-          blocks.set(words, (i * step) / 4 + 1);
-          const pipeline = pipelineOf(kernel);
-          const entries = buffers.map((bound, binding): GPUBindGroupEntry => {
-            const resource = 'buffer' in bound ? bound : { buffer: bound };
-            const { buffer, offset = 0, size = buffer.size } = resource as GPUBufferBinding & { buffer: GPUBuffer };
-            if (size > limits.maxStorageBufferBindingSize) {
-              const most = limits.maxStorageBufferBindingSize;
-              throw new RangeError(
-                `webgpu: ${kernel.stem} reads ${size} bytes at once; this device binds ${most} at most`,
-              );
-            }
-            return { binding, resource: { buffer, offset, size } };
-          });
-          const uniform = { buffer: uniforms, offset: i * step, size: blockBytes(words) };
-          const group = device.createBindGroup({
-            layout: pipeline.getBindGroupLayout(0),
-            entries: [...entries, { binding: buffers.length, resource: uniform }],
-          });
-          return { stem: kernel.stem, pipeline, group, groups: [x, y, z] };
-        });
-        device.queue.writeBuffer(uniforms, 0, blocks);
-        return { dispatches, uniforms };
       } finally {
         steps = undefined;
       }
-    },
-    async compile(kernels) {
-      const missing = new Map(
-        kernels.filter(({ code }) => !pipelines.has(code)).map((kernel) => [kernel.code, kernel]),
-      );
-      await Promise.all(
-        [...missing.values()].map(async (kernel) => {
-          pipelines.set(kernel.code, await device.createComputePipelineAsync(descriptor(kernel)));
+      const step = Math.max(stride, ...recorded.map(([, , words]) => Math.ceil(blockBytes(words) / stride) * stride));
+      const blocks = new Uint32Array((recorded.length * step) / 4);
+      for (const [i, [, , words]] of recorded.entries()) blocks.set(words, (i * step) / 4 + 1);
+      const uniforms = memory.create(blocks.byteLength, UNIFORM | COPY_DST);
+      device.queue.writeBuffer(uniforms, 0, blocks);
+
+      const dispatchesOf = (all: readonly GPUComputePipeline[]): readonly Dispatch[] =>
+        recorded.map(([{ stem }, buffers, words, [x, y = 1, z = 1]], i) => {
+          const uniform = { buffer: uniforms, offset: i * step, size: blockBytes(words) };
+          const group = device.createBindGroup({
+            layout: all[i].getBindGroupLayout(0),
+            entries: [...buffers.map(resourceOf), uniform].map((resource, binding) => ({ binding, resource })),
+          });
+          return { stem, pipeline: all[i], group, groups: [x, y, z] };
+        });
+      const made = recorded.map(([kernel]) => pipelineOf(kernel));
+      const known = made.filter((pipeline): pipeline is GPUComputePipeline => !(pipeline instanceof Promise));
+      if (known.length === made.length) {
+        const dispatches = dispatchesOf(known);
+        return { dispatches, ready: Promise.resolve(dispatches), uniforms };
+      }
+      const recording: { -readonly [K in keyof Recording]: Recording[K] } = {
+        dispatches: undefined,
+        ready: Promise.all(made).then((all) => {
+          recording.dispatches = dispatchesOf(all);
+          return recording.dispatches;
         }),
-      );
+        uniforms,
+      };
+      recording.ready.catch(() => {}); // told by the run
+      return recording;
     },
   };
 }

@@ -88,7 +88,7 @@ export function emptyDevice(
     pushErrorScope: nothing,
     popErrorScope: async () => null,
     createShaderModule: () => ({}),
-    createComputePipeline: () => ({ getBindGroupLayout: () => ({}) }),
+    createComputePipelineAsync: async () => ({ getBindGroupLayout: () => ({}) }),
     createBuffer: ({ size }: GPUBufferDescriptor) => ({
       size,
       destroy: nothing,

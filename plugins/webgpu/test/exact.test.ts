@@ -55,12 +55,12 @@ describe('shaders/exact', () => {
   out[5u * i + 3u] = f32(f16Bits(a[i]));
   out[5u * i + 4u] = expNeg(-abs(a[i]));
 }`;
-    const { dispatches } = record(() =>
+    const { ready } = record(() =>
       recorder.dispatch({ stem: 'exact', code }, [put(a), put(b), out], [], [COUNT / 256]),
     );
     const encoder = device.createCommandEncoder();
     const pass = encoder.beginComputePass();
-    for (const { pipeline, group, groups } of dispatches) {
+    for (const { pipeline, group, groups } of await ready) {
       pass.setPipeline(pipeline);
       pass.setBindGroup(0, group);
       pass.dispatchWorkgroups(...groups);

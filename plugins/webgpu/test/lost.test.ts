@@ -1,0 +1,125 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { BackendLostError, demoModel, type GenerateOptions, loadModel, type Model } from '../../../dist/index.js';
+import { openDevice } from '../dist/device.js';
+import { webgpu } from '../dist/index.js';
+import { type Counts, counting } from './counting_device.js';
+
+// What becomes of a device's memory, and of a model whose device goes away.
+
+const PROMPT = 'Once upon a time';
+const GREEDY: GenerateOptions = { temperature: 0, maxTokens: 120, ignoreEos: true };
+
+async function open(): Promise<{ device: GPUDevice; counts: Counts }> {
+  const { device } = await openDevice({});
+  return { device, counts: counting(device) };
+}
+
+let expected: readonly number[];
+beforeAll(async () => {
+  const cpu = await loadModel(demoModel, { threads: 1 });
+  expected = (await cpu.complete(PROMPT, GREEDY)).tokens;
+  await cpu.dispose();
+});
+
+/** Reads a text and loses the device after `after` of its tokens. */
+async function readAndLose(model: Model, device: GPUDevice, after: number): Promise<number[]> {
+  const ids: number[] = [];
+  for await (const { id } of model.generate(PROMPT, GREEDY)) {
+    ids.push(id);
+    if (ids.length === after) device.destroy();
+  }
+  return ids;
+}
+
+describe('a device that goes away as a text is written', () => {
+  it.each([1, 2, 50])('after %i tokens: tells so where there is no fallback', async (after) => {
+    const { device, counts } = await open();
+    const backend = await webgpu({ device, selfTest: false });
+    const model = await loadModel(demoModel, { backend });
+    const reading = readAndLose(model, device, after);
+    await expect(reading).rejects.toThrow(BackendLostError);
+    await expect(reading).rejects.toMatchObject({ name: 'BackendLostError', message: /^webgpu: the device was lost/ });
+    await expect(backend.lost).resolves.toBeInstanceOf(Error);
+    await expect(model.complete('A', GREEDY)).rejects.toThrow(BackendLostError);
+    await model.dispose();
+    expect([counts.buffers, counts.bytes]).toEqual([0, 0]);
+  });
+
+  it.each([1, 2, 50])('after %i tokens: the CPU goes on with the same text', async (after) => {
+    const { device, counts } = await open();
+    const model = await loadModel(demoModel, { backend: () => webgpu({ device, selfTest: false }), fallback: true });
+    expect(await readAndLose(model, device, after)).toEqual(expected);
+    expect(model.info.backend).toMatch(/^wasm /);
+    expect(model.info.warnings.join()).toMatch(/the CPU took over from webgpu .*lost/);
+    expect([counts.buffers, counts.bytes]).toEqual([0, 0]);
+    await model.dispose();
+  });
+
+  it('before it is loaded: the CPU computes', async () => {
+    const { device, counts } = await open();
+    const backend = await webgpu({ device, selfTest: false });
+    device.destroy();
+    const model = await loadModel(demoModel, { backend, fallback: true });
+    expect((await model.complete(PROMPT, GREEDY)).tokens).toEqual(expected);
+    expect(model.info.warnings.join()).toMatch(/^the CPU computes: webgpu: the device was lost/);
+    expect(counts.buffers).toBe(0);
+    await model.dispose();
+  });
+});
+
+describe('nothing is left on a device', () => {
+  let device: GPUDevice;
+  let counts: Counts;
+  beforeAll(async () => {
+    ({ device, counts } = await open());
+  });
+  afterAll(() => device.destroy());
+  const given = () => webgpu({ device, selfTest: false });
+  const nothing = () => expect([counts.buffers, counts.bytes]).toEqual([0, 0]);
+
+  it('of a model that has written, alone and in company, and was read otherwise', async () => {
+    const model = await loadModel(demoModel, { backend: given });
+    expect(counts.bytes).toBeGreaterThan(2e6);
+    await Promise.all(['A', 'And', PROMPT].map((text) => model.complete(text, { ...GREEDY, maxTokens: 20 })));
+    await model.logits(model.tokenize(PROMPT));
+    await model.embed(PROMPT);
+    await model.dispose();
+    nothing();
+  });
+
+  it('and a token makes none', async () => {
+    const model = await loadModel(demoModel, { backend: given });
+    const live: number[] = [];
+    for await (const _ of model.generate(PROMPT, GREEDY)) live.push(counts.buffers);
+    expect(new Set(live.slice(40)).size).toBe(1);
+    await model.dispose();
+    nothing();
+  });
+
+  it('of a backend with its self-test, passed or not', async () => {
+    const backend = await webgpu({ device });
+    expect(counts.buffers).toBe(0);
+    await backend.dispose();
+    await expect(webgpu({ device, variant: { subgroup: 3 } })).rejects.toThrow();
+    nothing();
+  });
+
+  it('of a file that is broken, or whose loading is aborted', async () => {
+    await expect(loadModel('nowhere.gguf', { backend: given })).rejects.toThrow('nowhere.gguf');
+    nothing();
+    const abort = new AbortController();
+    const onProgress = () => abort.abort(new Error('enough'));
+    await expect(loadModel(demoModel, { backend: given, signal: abort.signal, onProgress })).rejects.toThrow('enough');
+    nothing();
+  });
+
+  it('of a text whose reader left', async () => {
+    const model = await loadModel(demoModel, { backend: given });
+    for await (const { text } of model.generate(PROMPT, GREEDY)) if (text !== '') break;
+    const abort = new AbortController();
+    const onToken = () => abort.abort(new Error('enough'));
+    await expect(model.complete(PROMPT, { ...GREEDY, signal: abort.signal, onToken })).rejects.toThrow('enough');
+    await model.dispose();
+    nothing();
+  });
+});
