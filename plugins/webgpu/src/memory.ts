@@ -33,10 +33,11 @@ export function createGpuMemory(device: GPUDevice, errors: DeviceErrors): GpuMem
     if (!(size <= maxBufferSize)) {
       throw new RangeError(`webgpu: ${bytes} bytes wanted in one buffer; this device has ${maxBufferSize} at most`);
     }
+    const inUse = used;
     const buffer = errors.watch(
       'out-of-memory',
       () => device.createBuffer({ size, usage }),
-      (message) => new RangeError(`webgpu: ${size} bytes wanted, ${used} in use: ${message}`),
+      (message) => new RangeError(`webgpu: ${size} bytes wanted, ${inUse} in use: ${message}`),
     );
     live.set(buffer, size);
     used += size;

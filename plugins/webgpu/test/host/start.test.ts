@@ -1,7 +1,11 @@
 import { spawnSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { create, globals } from 'webgpu';
+import { deviceErrors } from '../../dist/errors.js';
 import { webgpu } from '../../dist/index.js';
+import { createGpuMemory } from '../../dist/memory.js';
+import { createRecorder } from '../../dist/recorder.js';
+import { counting } from '../counting_device.js';
 
 // Starts that fail, each with what went wrong. Dawn's null backend has a device everywhere, of 512 MB, that computes nothing.
 
@@ -49,7 +53,25 @@ describe('webgpu() fails', () => {
 
   it('on a device that computes wrong numbers', async () => {
     const device = await nullDevice();
-    await expect(webgpu({ device })).rejects.toThrow(/^self-test, bit_linear: number \d+ is 0, expected/);
+    const counts = counting(device);
+    await expect(webgpu({ device })).rejects.toThrow(/^self-test, bit_linear: number \d+ is .*, expected/);
+    expect([counts.buffers, counts.bytes]).toEqual([0, 0]);
+    device.destroy();
+  });
+});
+
+describe('a shader that does not compile', () => {
+  it.each([
+    ['a type', '@compute @workgroup_size(1) fn main() {\n  let x: u32 = 1.5;\n}', /^webgpu: broken: .*\b2:16\b/s],
+    ['its entry point', 'fn other() {}', /^webgpu: broken: .*main/s],
+  ])('by %s is named, with its line', async (_what, code, message) => {
+    const device = await nullDevice();
+    const errors = deviceErrors(device);
+    const memory = createGpuMemory(device, errors);
+    const { recorder, record } = createRecorder(device, memory, { dot: 'packed', subgroup: 0 }, errors);
+    const { ready } = record(() => recorder.dispatch({ stem: 'broken', code }, [], [], [1]));
+    await expect(ready).rejects.toThrow(message);
+    memory.dispose();
     device.destroy();
   });
 });
