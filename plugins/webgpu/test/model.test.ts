@@ -99,7 +99,7 @@ describe.each(Object.entries(MODELS))('%s', (_name, [file, maxTokens]) => {
 
   it('writes the same in company', async () => {
     const ways = [GREEDY, ...Object.values(WAYS)];
-    const options = (i: number) => ({ ...ways[i % 3], maxTokens: maxTokens / 4 + 3 * i });
+    const options = (i: number) => ({ ...ways[i % 3], maxTokens: 12 + 4 * i });
     const alone: (readonly number[])[] = [];
     for (const [i, prompt] of PROMPTS.entries()) alone.push((await gpu.complete(prompt, options(i))).tokens);
     const together = await Promise.all(PROMPTS.map((prompt, i) => gpu.complete(prompt, options(i))));
@@ -112,7 +112,7 @@ describe.each(Object.entries(MODELS))('%s', (_name, [file, maxTokens]) => {
 describe('starts of one token, and of many', () => {
   it('give the same tokens', async () => {
     const seen: (readonly number[])[][] = [];
-    for (const maxRepeats of [1, 3, 16]) {
+    for (const maxRepeats of [1, 16]) {
       const model = await loadModel(demoModel, { backend: () => webgpu({ device, selfTest: false, maxRepeats }) });
       const all: (readonly number[])[] = [];
       for (const way of [GREEDY, ...Object.values(WAYS)]) {
@@ -122,6 +122,5 @@ describe('starts of one token, and of many', () => {
       await model.dispose();
     }
     expect(seen[1]).toEqual(seen[0]);
-    expect(seen[2]).toEqual(seen[0]);
   });
 });
