@@ -1,8 +1,9 @@
-// node bench/decode.mjs [--layers N] [--vocab N] [--context N] [--tokens N] [--runs N] [--batches 1,8] [--prompt N] [--adapter NAME]
-//   [--variants]
-// A model of the shape of BitNet-b1.58-2B-4T, its weights made on the GPU: what compiling takes without the driver's cache,
-// tokens a second by tokens a submit, of batches, far into a context and of a prompt, the share of the bandwidth that the
-// adapter copies with, and time by stem. With --variants also the kernels for devices without subgroups, without packed dots.
+// node bench/decode.mjs [--layers N] [--vocab N] [--context N] [--tokens N] [--runs N] [--batches 1,8] [--prompt N]
+//   [--adapter NAME] [--variants]
+// A model of the shape of BitNet-b1.58-2B-4T, its weights made on the GPU: what compiling takes without the driver's
+// cache, tokens a second by tokens a submit, of batches, far into a context and of a prompt, the share of the
+// bandwidth that the adapter copies with, and time by stem. With --variants also the kernels for devices without
+// subgroups, without packed dots.
 import { parseArgs } from 'node:util';
 import { createKvCache, kvBlocksOf } from '../../../dist/model/kv_cache.js';
 import { createStepper } from '../../../dist/model/step.js';
@@ -145,13 +146,13 @@ console.log(
 const bandwidth = await copyBandwidth(device);
 console.log(`copies ${(bandwidth / 1e9).toFixed(1)} GB/s (read and written)`);
 
-const compiled = { pipelines: 0, ms: 0 };
-const create = device.createComputePipeline.bind(device);
-device.createComputePipeline = (descriptor) => {
-  const began = performance.now();
-  const pipeline = create(descriptor);
-  compiled.pipelines++;
-  compiled.ms += performance.now() - began;
+/** Pipelines made, and when the last was there: they are made beside each other. */
+const made = { count: 0, ended: 0 };
+const create = device.createComputePipelineAsync.bind(device);
+device.createComputePipelineAsync = async (descriptor) => {
+  const pipeline = await create(descriptor);
+  made.count++;
+  made.ended = performance.now();
   return pipeline;
 };
 
@@ -228,12 +229,11 @@ async function prefill(stepper, [place], count) {
 
 /** The first token, for which pipelines are made: some drivers compile then, others at the first dispatch. */
 async function warm(name, stepper, places) {
-  Object.assign(compiled, { pipelines: 0, ms: 0 });
   const began = performance.now();
+  Object.assign(made, { count: 0, ended: began });
   await decode(stepper, places, 1, 1);
-  const all = performance.now() - began;
-  const { pipelines, ms } = compiled;
-  console.log(`${name}: first token ${all.toFixed(0)} ms, of it ${pipelines} pipelines made ${ms.toFixed(0)} ms`);
+  const [pipelines, all] = [made.ended, performance.now()].map((at) => (at - began).toFixed(0));
+  console.log(`${name}: first token after ${all} ms, its ${made.count} new pipelines after ${pipelines} ms`);
 }
 
 const medianOf = async (measure) => {
@@ -244,26 +244,28 @@ const medianOf = async (measure) => {
 
 const weightBytes = (layers * (2 * dim * dim + 2 * dim * kvHeads * headDim + 3 * dim * ffnDim)) / 4;
 const headBytes = vocab * dim * 2;
-const rows = [];
+
+/** At once, as a driver may need longer than there is time for. */
+const say = (what, perSecond, more = '') => {
+  console.log(`${what.padEnd(48)} ${perSecond.toFixed(perSecond < 10 ? 3 : 1).padStart(8)} tokens/s${more}`);
+};
 
 async function addDecode(name, stepper, places, repeats, from = 0) {
   const ms = await medianOf(() => decode(stepper, places, tokens, repeats, from));
-  const perSecond = (1000 * tokens * places.length) / ms;
   const read = ((weightBytes + headBytes) * tokens) / (ms / 1000);
-  rows.push({
-    what: `${name}, ${repeats} a submit`,
-    'tokens/s': perSecond.toFixed(perSecond < 10 ? 3 : 1),
-    'ms a step': (ms / tokens).toFixed(3),
-    'GB/s of weights': (read / 1e9).toFixed(1),
-    '% of copying': ((100 * read) / bandwidth).toFixed(1),
-  });
+  const share = `${(read / 1e9).toFixed(1)} GB/s of weights, ${((100 * read) / bandwidth).toFixed(1)}% of copying`;
+  say(
+    `${name}, ${repeats} a submit`,
+    (1000 * tokens * places.length) / ms,
+    `, ${(ms / tokens).toFixed(3)} ms a step, ${share}`,
+  );
 }
 
 async function addPrompt(name, stepper, places) {
   if (prompt === 0) return;
   await prefill(stepper, places, Math.min(prompt, 64));
   const ms = await medianOf(() => prefill(stepper, places, prompt));
-  rows.push({ what: `${name} of ${prompt}`, 'tokens/s': ((1000 * prompt) / ms).toFixed(1) });
+  say(`${name} of ${prompt}`, (1000 * prompt) / ms);
 }
 
 for (const sequences of values.batches.split(',').map(Number)) {
@@ -289,7 +291,6 @@ for (const wished of values.variants ? others : []) {
     await addPrompt(`${name}: prompt`, stepper, places);
   });
 }
-console.table(rows);
 
 /** What ran since `before`, `times` times, by stem; with the bytes of weights that a stem reads each time. */
 function tell(what, backend, before, times, bytes = {}) {

@@ -1,6 +1,6 @@
 // node bench/device.mjs [--adapter NAME]
-// What an adapter is and has, and what commands cost on it whatever they compute: a dispatch that waits for the one before,
-// a submit, and the way back of 16 bytes.
+// What an adapter is, and what commands cost on it whatever they compute: a dispatch that waits for the one before, a
+// submit, and the way back of 16 bytes.
 import { parseArgs } from 'node:util';
 import { openDevice } from '../dist/device.js';
 

@@ -53,7 +53,7 @@ describe('shaders/exact', () => {
   // A mean: the sum in two floats, by 2560.
   out[5u * i + 2u] = divideSum(settled(addTo(addTo(vec2<f32>(0.0), a[i]), a[i] * 0.00001220703125)), 2560.0);
   out[5u * i + 3u] = f32(f16Bits(a[i]));
-  out[5u * i + 4u] = expNeg(-abs(a[i]));
+  out[5u * i + 4u] = exponential(-abs(a[i]));
 }`;
     const { ready } = record(() =>
       recorder.dispatch({ stem: 'exact', code }, [put(a), put(b), out], [], [COUNT / 256]),
@@ -79,7 +79,7 @@ describe('shaders/exact', () => {
       ['squareRoot', (i) => f32(Math.sqrt(Math.abs(a[i]))), () => 0],
       ['divideSum', (i) => f32((a[i] + f32(a[i] * 0.00001220703125)) / 2560), () => 0],
       ['f16Bits', (i) => toF16(a[i]), () => 0],
-      ['expNeg', (i) => Math.exp(-Math.abs(a[i])), (e) => (e < 1.2e-38 ? 1.2e-38 : 2e-7 * e)],
+      ['exponential', (i) => Math.exp(-Math.abs(a[i])), (e) => (e < 1.2e-38 ? 1.2e-38 : 2e-7 * e)],
     ];
     for (const [n, [op, expect, bound]] of cases.entries()) {
       const expected = Float32Array.from({ length: COUNT }, (_, i) => expect(i));

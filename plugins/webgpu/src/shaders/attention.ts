@@ -1,167 +1,184 @@
 import type { KvType } from 'ternlm/backend';
+import { LOWEST, PARTS } from './attention_scores.ts';
 import { declare, type Kernel, THREADS, type Variant } from './declare.ts';
 import { EXP } from './exp.ts';
-import { reduce } from './reduce.ts';
-import { cacheUnits, MOST_HEAD_DIM, PLACES, rotation, SHAPE, unitOf, VALUES_BEHIND } from './rope.ts';
+import { cacheUnits, DOT, MOST_HEAD_DIM, PLACES, rotation, SHAPE, unitOf, VALUES_BEHIND } from './rope.ts';
 
-// Flash decoding (Dao et al. 2023): a row's positions are cut into chunks, chunk c is seen by split c % splits, and the splits,
-// each with its own maximum and sum, are put together by attention_merge. Which numbers meet in which order depends on the
-// row's position alone, so its bits are the same in every batch.
-//
-// Splits see the positions before the row's own, whose key and value attention_merge takes from the op's input: a decoding
-// step appends to the cache there, and needs no dispatch for it.
-//
-//   parts [rows][heads][splits + 1][1 + units] vec4<u32>: of each split {largest score, sum, -, -} and the sums of its
-//   values; last {place of the row's own key, its position, -, -} and the query, rotated
+// A row's scores become weights, and those a sum of values, number by number as assembly/kernels/attention.ts does it, so with
+// the CPU's bits: chunks of at most 32 positions that never cross a block of the cache, one after another; a chunk's weights
+// are relative to the largest score so far, and what is summed before shrinks by a factor where that grows. Positions are
+// added one by one: the parallel work of one row is in its heads and their elements.
 
-/** Positions of a chunk (not tuned on a GPU). */
-export const CHUNK = 64;
-/** Splits of a row, at most: with 5 kv heads 80 workgroups for one token (not tuned on a GPU). */
-export const MOST_SPLITS = 16;
-/** Query heads that a workgroup reads keys and values for: lanes of a vec4. */
-export const GROUP = 4;
+/** Positions of a chunk, as on the CPU. */
+const CHUNK = 32;
+/** Chunks whose weights are in workgroup memory at once: 8 KiB. */
+const ROUND = 64;
 
-/** Below all scores; of a split that has seen nothing. */
-const LOWEST = '-1e30f';
-
-/** Where the parts of a head begin, `row` counted from p.row on, and how they follow each other. */
-export const PARTS = /* wgsl */ `
-fn recordSize() -> u32 { return 1u + p.units; }
-fn partsOf(row: u32, head: u32) -> u32 { return (row * p.heads + head) * (p.splits + 1u) * recordSize(); }
-`;
-
-/** vec4<u32> of the parts of a row. */
-export const partsOfRow = (heads: number, splits: number, headDim: number): number =>
-  heads * (splits + 1) * (1 + headDim / 4);
-
-/** Workgroups of a row: splits by kv heads by groups of the query heads that share one. */
-export const groupsOfRow = (heads: number, kvHeads: number, splits: number): number =>
-  splits * kvHeads * Math.ceil(heads / kvHeads / GROUP);
-
-/** Queries by the chunks of a split. `normed`: heads of q are normalised before they are rotated. */
+/**
+ * out [rows][heads][headDim] of the scores that `attentionScores` left and the row's own key and value, which go into the
+ * cache: the first of the heads that share them stores them. A workgroup a row and head.
+ */
 export function attention(variant: Variant, type: KvType, normed: boolean): Kernel {
-  const each = (text: (h: number) => string, between: string) =>
-    Array.from({ length: GROUP }, (_, h) => text(h)).join(between);
   return {
     stem: 'attention',
     code: `${declare(
       variant,
       [
-        ...['q: array<f32>', 'rope: array<vec2<f32>>', 'positions: array<u32>', 'sequences: array<u32>'],
-        ...['tables: array<u32>', `data: array<${unitOf(type)}>`, '*parts: array<vec4<u32>>'],
+        ...['k: array<f32>', 'v: array<vec4<f32>>', 'rope: array<vec2<f32>>', 'parts: array<u32>'],
+        ...['tables: array<u32>', `*data: array<${unitOf(type)}>`, '*out: array<f32>'],
         ...(normed ? ['weight: array<f32>'] : []),
       ],
       SHAPE,
-    )}${rotation(variant, 'q', normed)}${EXP}${cacheUnits(type)}${PLACES}${VALUES_BEHIND}${PARTS}
-${reduce(variant, 'largest', 'vec4<f32>', 'max(a, b)')}
-const UNITS = ${MOST_HEAD_DIM / 4}u;
-var<workgroup> query: array<vec4<f32>, ${(GROUP * MOST_HEAD_DIM) / 4}>;
-var<workgroup> places: array<u32, ${CHUNK}>;
-/** Of each key, a lane a head. */
-var<workgroup> weights: array<vec4<f32>, ${CHUNK}>;
-var<workgroup> partial: array<vec4<f32>, ${THREADS}>;
+    )}${rotation(variant, 'k', normed)}${EXP}${cacheUnits(type)}${PLACES}${VALUES_BEHIND}${PARTS}${DOT}
+var<workgroup> ownKey: array<vec4<f32>, ${MOST_HEAD_DIM / 4}>;
+var<workgroup> ownValue: array<vec4<f32>, ${MOST_HEAD_DIM / 4}>;
+var<workgroup> partial: array<vec4<f32>, 4>;
+var<workgroup> weights: array<f32, ${ROUND * CHUNK}>;
+/** Of each chunk: the largest score up to it, the factor of what is before, the sum of its weights, its first value. */
+var<workgroup> tops: array<f32, ${ROUND}>;
+var<workgroup> factors: array<f32, ${ROUND}>;
+var<workgroup> sums: array<vec2<f32>, ${ROUND}>;
+var<workgroup> places: array<u32, ${ROUND}>;
+var<workgroup> share: f32;
 
-fn expNeg4(x: vec4<f32>) -> vec4<f32> { return vec4<f32>(expNeg(x.x), expNeg(x.y), expNeg(x.z), expNeg(x.w)); }
+fn chunksOfBlock() -> u32 { return (p.blockSize + ${CHUNK - 1}u) / ${CHUNK}u; }
+fn chunkOf(pos: u32) -> u32 { return pos / p.blockSize * chunksOfBlock() + pos % p.blockSize / ${CHUNK}u; }
+fn startOf(chunk: u32) -> u32 { return chunk / chunksOfBlock() * p.blockSize + chunk % chunksOfBlock() * ${CHUNK}u; }
+/** Positions of a chunk of a row that stands at pos. */
+fn sizeOf(chunk: u32, pos: u32) -> u32 {
+  let start = startOf(chunk);
+  return min(min(${CHUNK}u, (chunk / chunksOfBlock() + 1u) * p.blockSize - start), pos + 1u - start);
+}
+
+/** a * b - product, exactly. */
+fn productError(a: f32, b: f32, product: f32) -> f32 {
+  let a1 = bitcast<f32>(bitcast<u32>(a) & 0xfffff000u);
+  let b1 = bitcast<f32>(bitcast<u32>(b) & 0xfffff000u);
+  let a2 = rounded(a - a1);
+  let b2 = rounded(b - b1);
+  let high = rounded(rounded(rounded(a1 * b1) - product) + rounded(a1 * b2));
+  return rounded(rounded(high + rounded(a2 * b1)) + rounded(a2 * b2));
+}
+/** A sum in two floats by a factor. */
+fn shrunk(s: vec2<f32>, factor: f32) -> vec2<f32> {
+  let product = rounded(s.x * factor);
+  return vec2<f32>(product, productError(s.x, factor, product) + s.y * factor);
+}
+/** 1 / (s.x + s.y), by one step of Newton's from 1 / s.x. */
+fn reciprocal(s: vec2<f32>) -> f32 {
+  let q = divide(1.0, s.x);
+  let product = rounded(q * s.x);
+  let rest = rounded(1.0 - product) - productError(q, s.x, product) - q * s.y;
+  return q + q * rest;
+}
 
 @compute @workgroup_size(${THREADS})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let row = p.row + group.y;
-  let pos = positions[row];
   let sharing = p.heads / p.kvHeads;
-  let turns = (sharing + ${GROUP - 1}u) / ${GROUP}u;
-  let split = group.x % p.splits;
-  let kvHead = group.x / p.splits / turns;
-  let turn = group.x / p.splits % turns;
-  let head = kvHead * sharing + turn * ${GROUP}u;
-  let heads = min(${GROUP}u, sharing - turn * ${GROUP}u);
-  let record = recordSize();
-  let headParts = partsOf(0u, 1u);
-  let to = partsOf(group.y, head) + split * record;
-  var most = vec4<f32>(${LOWEST});
-  if (split > 0u && split * ${CHUNK}u >= pos) {
-    if (thread < heads) { parts[to + thread * headParts] = vec4<u32>(bitcast<u32>(most.x), 0u, 0u, 0u); }
-    return;
-  }
+  let kvHead = group.x / sharing;
+  let at = partsOf(group.y, group.x);
+  let ownPlace = parts[at + 4u * p.units];
+  let pos = parts[at + 4u * p.units + 1u];
+  let sequence = parts[at + 4u * p.units + 2u];
+  let scores = at + 4u * p.units + 4u;
 
-  let ownHead = min(thread / UNITS, heads - 1u);
-  let ownUnit = thread % UNITS;
-  let qAt = (row * p.heads + head) * 4u * p.units;
-  var scale = 1.0;
-  ${
-    normed
-      ? `for (var h = 0u; h < heads; h++) {
-    let scaleOfHead = normOf(qAt + h * 4u * p.units, thread);
-    if (h == ownHead) { scale = scaleOfHead; }
-  }`
-      : ''
-  }
-  if (ownUnit < p.units) { query[thread] = rotated(qAt + ownHead * 4u * p.units, scale, ownUnit, pos); }
-  if (split == 0u && thread < heads * UNITS && ownUnit < p.units) {
-    let own = to + ownHead * headParts + p.splits * record;
-    parts[own + 1u + ownUnit] = bitcast<vec4<u32>>(query[thread]);
-    if (ownUnit == 0u) { parts[own] = vec4<u32>(placeOf(sequences[row], kvHead, pos), pos, 0u, 0u); }
-  }
-
-  let keyStep = ${THREADS}u / p.units;
-  let valueUnit = valuesBehind() + thread % p.units;
-  var sum = vec4<f32>(0.0);
-  ${each((h) => `var values${h} = vec4<f32>(0.0);`, ' ')}
-  for (var first = split * ${CHUNK}u; first < pos; first += p.splits * ${CHUNK}u) {
-    let count = min(${CHUNK}u, pos - first);
-    if (thread < ${CHUNK}u) { places[thread] = placeOf(sequences[row], kvHead, first + min(thread, count - 1u)); }
-    workgroupBarrier();
-
-    // ${THREADS / CHUNK} threads a key.
-    let place = places[thread / ${THREADS / CHUNK}u];
-    var dots = vec4<f32>(0.0);
-    for (var i = thread % ${THREADS / CHUNK}u; i < p.units; i += ${THREADS / CHUNK}u) {
-      let key = numbers(data[place + i]);
-      dots += vec4<f32>(${each((h) => `dot(query[${h}u * UNITS + i], key)`, ', ')});
+  let kvAt = (row * p.kvHeads + kvHead) * p.units;
+  let scale = normOf(4u * kvAt, thread);
+  if (thread < p.units) {
+    let key = kept(rotated(4u * kvAt, scale, thread, pos));
+    let value = kept(v[kvAt + thread]);
+    if (group.x % sharing == 0u) {
+      data[ownPlace + thread] = key;
+      data[ownPlace + valuesBehind() + thread] = value;
     }
-    partial[thread] = dots;
-    workgroupBarrier();
-    let mine = thread % ${CHUNK}u;
-    dots = partial[${THREADS / CHUNK}u * mine];
-    for (var i = 1u; i < ${THREADS / CHUNK}u; i++) { dots += partial[${THREADS / CHUNK}u * mine + i]; }
-    let score = select(vec4<f32>(${LOWEST}), dots * p.scale, mine < count);
-    let before = most;
-    most = max(most, largest(score, thread));
-    if (thread < ${CHUNK}u) { weights[thread] = expNeg4(score - most); }
-    workgroupBarrier();
+    ownKey[thread] = numbers(key);
+    ownValue[thread] = numbers(value);
+  }
+  workgroupBarrier();
+  if (thread < 4u) {
+    var sum = vec4<f32>(0.0);
+    for (var i = thread; i < lastOfLane(thread); i = nextOfLane(i)) {
+      let query = bitcast<vec4<f32>>(
+        vec4<u32>(parts[at + 4u * i], parts[at + 4u * i + 1u], parts[at + 4u * i + 2u], parts[at + 4u * i + 3u]),
+      );
+      sum = rounded4(sum + rounded4(ownKey[i] * query));
+    }
+    partial[thread] = sum;
+  }
+  workgroupBarrier();
+  let ownScore = scoreOf(partial[0], partial[1], partial[2], partial[3]);
 
-    // A thread a unit of the values, in steps of as many keys as there are threads for.
-    let factor = expNeg4(before - most);
-    sum *= factor;
-    ${each((h) => `values${h} *= factor[${h}];`, ' ')}
-    if (thread < keyStep * p.units) {
-      for (var i = thread / p.units; i < count; i += keyStep) {
-        let weight = weights[i];
-        let value = numbers(data[places[i] + valueUnit]);
-        sum += weight;
-        ${each((h) => `values${h} += weight[${h}] * value;`, ' ')}
+  let last = chunkOf(pos);
+  var before = ${LOWEST};
+  var total = vec2<f32>(0.0);
+  var all = 0.0;
+  for (var round = 0u; round <= last; round += ${ROUND}u) {
+    let chunks = min(${ROUND}u, last + 1u - round);
+    if (thread < chunks) {
+      let start = startOf(round + thread);
+      var most = ${LOWEST};
+      for (var i = 0u; i < sizeOf(round + thread, pos); i++) {
+        most = max(most, select(bitcast<f32>(parts[scores + start + i]), ownScore, start + i == pos));
+      }
+      tops[thread] = most;
+      places[thread] = placeOf(sequence, kvHead, start) + valuesBehind();
+    }
+    workgroupBarrier();
+    if (thread == 0u) {
+      for (var i = 0u; i < chunks; i++) {
+        let top = max(before, tops[i]);
+        factors[i] = select(exponential(rounded(before - top)), 1.0, top == before);
+        tops[i] = top;
+        before = top;
+      }
+    }
+    workgroupBarrier();
+    for (var i = thread; i < chunks * ${CHUNK}u; i += ${THREADS}u) {
+      let chunk = round + i / ${CHUNK}u;
+      let own = startOf(chunk) + i % ${CHUNK}u;
+      if (i % ${CHUNK}u < sizeOf(chunk, pos)) {
+        let score = select(bitcast<f32>(parts[scores + own]), ownScore, own == pos);
+        weights[i] = exponential(rounded(score - tops[i / ${CHUNK}u]));
+      }
+    }
+    workgroupBarrier();
+    if (thread < chunks) {
+      var sum = vec2<f32>(0.0);
+      for (var i = 0u; i < sizeOf(round + thread, pos); i++) { sum = addTo(sum, weights[thread * ${CHUNK}u + i]); }
+      sums[thread] = sum;
+    }
+    workgroupBarrier();
+    if (thread == 0u) {
+      for (var i = 0u; i < chunks; i++) {
+        if (factors[i] < 1.0) { total = shrunk(total, factors[i]); }
+        total = settled(join(total, sums[i]));
+      }
+      share = reciprocal(total);
+    }
+    workgroupBarrier();
+    // In the last chunk the sum is complete: its weights, and the factor of what is before, come out divided by it.
+    if (round + chunks > last && thread < sizeOf(last, pos)) {
+      let i = (chunks - 1u) * ${CHUNK}u + thread;
+      weights[i] = rounded(weights[i] * share);
+      if (thread == 0u) { factors[chunks - 1u] = rounded(factors[chunks - 1u] * share); }
+    }
+    workgroupBarrier();
+    if (thread < 4u * p.units) {
+      for (var chunk = 0u; chunk < chunks; chunk++) {
+        all = rounded(all * factors[chunk]);
+        let size = sizeOf(round + chunk, pos);
+        let own = round + chunk == last;
+        let place = places[chunk] + thread / 4u;
+        for (var i = 0u; i < size - select(0u, 1u, own); i++) {
+          all += rounded(weights[chunk * ${CHUNK}u + i] * numbers(data[place + i * p.units])[thread % 4u]);
+        }
+        if (own) { all += rounded(weights[chunk * ${CHUNK}u + size - 1u] * ownValue[thread / 4u][thread % 4u]); }
       }
     }
     workgroupBarrier();
   }
-
-  partial[thread] = sum;
-  workgroupBarrier();
-  if (thread == 0u) {
-    for (var i = 1u; i < keyStep; i++) { sum += partial[i * p.units]; }
-    for (var h = 0u; h < heads; h++) {
-      parts[to + h * headParts] = vec4<u32>(bitcast<u32>(most[h]), bitcast<u32>(sum[h]), 0u, 0u);
-    }
-  }
-  ${each(
-    (h) => `workgroupBarrier();
-  partial[thread] = values${h};
-  workgroupBarrier();
-  if (thread < p.units && ${h}u < heads) {
-    for (var i = 1u; i < keyStep; i++) { values${h} += partial[i * p.units + thread]; }
-    parts[to + ${h}u * headParts + 1u + thread] = bitcast<vec4<u32>>(values${h});
-  }`,
-    '\n  ',
-  )}
+  if (thread < 4u * p.units) { out[(row * p.heads + group.x) * 4u * p.units + thread] = all; }
 }
 `,
   };

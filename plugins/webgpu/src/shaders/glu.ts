@@ -7,8 +7,8 @@ import { EXP } from './exp.ts';
 export const GLU_GROUPS = 256;
 
 /**
- * `glu(g, u)`: act(g) * u, rounded as src/reference/glu.ts where that is exact (relu2). silu and gelu are g / (1 + e^-y) with
- * y = g, or 2 sqrt(2 / pi) (g + 0.044715 g^3). Wants EXACT, and EXP of shaders/exp.ts where the activation has one.
+ * `glu(g, u)`: act(g) * u, rounded step by step as assembly/kernels/glu.ts does it, so with the CPU's bits. silu and gelu are
+ * g / (1 + e^x) with x = -g, or -2 sqrt(2 / pi) (g + 0.044715 g^3). Wants EXACT, and EXP where the activation has one.
  */
 export function gluFunction(activation: Activation): string {
   if (activation === 'relu2') {
@@ -19,14 +19,9 @@ fn glu(g: f32, u: f32) -> f32 {
 }
 `;
   }
-  const y = activation === 'silu' ? 'g' : '1.5957691216057308 * (g + 0.044715 * g * g * g)';
+  const x = activation === 'silu' ? '-g' : 'rounded(g * rounded(-1.5957691 + rounded(rounded(g * g) * -0.07135481)))';
   return `
-fn glu(g: f32, u: f32) -> f32 {
-  let y = ${y};
-  let e = expNeg(-abs(y));
-  // e^-y / (1 + e^-y) where y is below 0, so that nothing overflows.
-  return rounded(divide(select(g, g * e, y < 0.0), 1.0 + e)) * u;
-}
+fn glu(g: f32, u: f32) -> f32 { return divide(g, rounded(1.0 + exponential(${x}))) * u; }
 `;
 }
 

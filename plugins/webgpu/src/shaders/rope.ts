@@ -96,6 +96,23 @@ fn rotated(at: u32, scale: f32, unit: u32, pos: u32) -> vec4<f32> {
 `;
 }
 
+/**
+ * The dot product of a query and a key as assembly/kernels/attention.ts adds it up: sixteen sums, element i in sum i % 16, four of
+ * them in each lane's vector; the units that do not fill all lanes go to the first.
+ *
+ *   nextOfLane(i), lastOfLane(lane)    the units of a lane, from unit `lane` on
+ *   scoreOf(a, b, c, d)                the lanes' sums joined, by p.scale
+ */
+export const DOT = /* wgsl */ `
+fn rounded4(v: vec4<f32>) -> vec4<f32> { return bitcast<vec4<f32>>(bitcast<vec4<u32>>(v) ^ vec4<u32>(p.zero)); }
+fn nextOfLane(i: u32) -> u32 { return select(i + 4u, i + 1u, i >= p.units - p.units % 4u); }
+fn lastOfLane(lane: u32) -> u32 { return select(p.units - p.units % 4u, p.units, lane == 0u); }
+fn scoreOf(a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> f32 {
+  let s = rounded4(rounded4(a + c) + rounded4(b + d));
+  return rounded(rounded(rounded(s.x + s.z) + rounded(s.y + s.w)) * p.scale);
+}
+`;
+
 /** Keys, normalised and rotated, and values of a batch into the cache, a workgroup a row and kv head. */
 export function rope(variant: Variant, type: KvType, normed: boolean): Kernel {
   return {

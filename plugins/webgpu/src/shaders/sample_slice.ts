@@ -35,7 +35,7 @@ fn handed(row: u32) -> u32 {
   return select(${SLICE}u, ${NARROW}u, topK > 0u && topK <= ${NARROW}u);
 }
 
-fn relative(z: f32, peak: f32) -> f32 { return expNeg(2.0 * max(0.5 * z - 0.5 * peak, -50.0)); }
+fn relative(z: f32, peak: f32) -> f32 { return exponential(2.0 * max(0.5 * z - 0.5 * peak, -50.0)); }
 ${reduce(variant, 'best', 'vec2<u32>', 'select(b, a, a.x > b.x || (a.x == b.x && a.y <= b.y))')}
 ${reduce(variant, 'total', 'f32', 'a + b')}`;
 }

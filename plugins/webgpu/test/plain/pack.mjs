@@ -1,7 +1,8 @@
 // node test/plain/pack.mjs FOLDER
-// Lays out in FOLDER, from what is built, all that the tests and benchmarks of this package need on a machine without a network.
-// There Node 24 runs each program of tests/ and bench/, once these can be imported by name from FOLDER: `webgpu`, `ternlm`
-// (FOLDER itself), `@huggingface/jinja` and `@assemblyscript/loader` (packages/). DECODE_ARGS has arguments of bench/decode.mjs.
+// Lays out in FOLDER, from what is built, all that the tests and benchmarks of this package need on a machine without
+// a network. There Node 24 runs each program of tests/ and bench/, once these can be imported by name from FOLDER:
+// `webgpu`, `ternlm` (FOLDER itself), `@huggingface/jinja` and `@assemblyscript/loader` (both in packages/).
+// DECODE_ARGS has arguments of bench/decode.mjs.
 import { cpSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 

@@ -1,6 +1,7 @@
 // node test/plain/run.mjs [--only REGEX] FILE.test.ts ...
-// The same tests without vitest, for a machine where nothing can be installed: Node 24, the package `webgpu` and the built
-// packages are enough. Node strips the types itself; 'vitest' means vitest.ts beside this file. Fails where no adapter is.
+// The same tests without vitest, for a machine where nothing can be installed: Node 24, the package `webgpu` and the
+// built packages are enough. Node strips the types; 'vitest' means vitest.ts beside this file. Fails where there is no
+// adapter.
 import { registerHooks } from 'node:module';
 import { resolve } from 'node:path';
 import { run } from 'node:test';

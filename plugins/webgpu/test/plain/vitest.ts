@@ -1,15 +1,15 @@
 import { deepStrictEqual, match, ok, rejects, strictEqual, throws } from 'node:assert/strict';
 import { after, before, describe as suite, it as test } from 'node:test';
 
-// What this package's tests use of vitest, over node:test. Whatever else they may come to ask for is not here, and fails.
+// What this package's tests use of vitest, over node:test. Whatever else they come to ask for is not here: it fails.
 
 type Body = (...row: unknown[]) => unknown;
 type Define = (name: string, body: () => unknown) => unknown;
 
-/** Of a table's row: `%s` is its next value, `$key` one of its fields, `%#` its index. */
+/** Of a table's row: `%s` and `%i` are its next value, `$key` one of its fields, `%#` its index. */
 function titleOf(title: string, row: readonly unknown[], index: number): string {
   const values = row.values();
-  return title.replace(/%#|%s|\$(\w+)/g, (found, key: string | undefined) =>
+  return title.replace(/%#|%[si]|\$(\w+)/g, (found, key: string | undefined) =>
     String(key !== undefined ? Reflect.get(Object(row[0]), key) : found === '%#' ? index : values.next().value),
   );
 }
@@ -31,9 +31,10 @@ export const it = Object.assign(defineTest, { each: each(defineTest), skip });
 export const beforeAll = (body: () => unknown): void => before(async () => void (await body()));
 export const afterAll = (body: () => unknown): void => after(async () => void (await body()));
 
-type Thrown = string | RegExp | Error | (new (...args: never[]) => Error);
+type Class = new (...args: never[]) => object;
+type Thrown = string | RegExp | Error | Class;
 
-const thrown = (expected: Thrown) =>
+const thrown = (expected: Thrown = Error) =>
   typeof expected === 'string' ? (error: Error) => error.message.includes(expected) : expected;
 
 export function expect(actual: unknown, what?: string) {
@@ -50,11 +51,17 @@ export function expect(actual: unknown, what?: string) {
     toBe: (expected: unknown) => told(() => strictEqual(actual, expected)),
     toEqual: (expected: unknown) => told(() => deepStrictEqual(actual, expected)),
     toMatch: (expected: RegExp) => told(() => match(actual as string, expected)),
-    toThrow: (expected: Thrown) => told(() => throws(actual as () => unknown, thrown(expected))),
+    toThrow: (expected?: Thrown) => told(() => throws(actual as () => unknown, thrown(expected))),
     toBeGreaterThan: compared('>', (a, b) => a > b),
     toBeGreaterThanOrEqual: compared('>=', (a, b) => a >= b),
     toBeLessThan: compared('<', (a, b) => a < b),
     toBeLessThanOrEqual: compared('<=', (a, b) => a <= b),
-    rejects: { toThrow: (expected: Thrown) => rejects(actual as Promise<unknown>, thrown(expected)) },
+    rejects: {
+      toThrow: (expected?: Thrown) => rejects(actual as Promise<unknown>, thrown(expected)),
+      toMatchObject: (expected: object) => rejects(actual as Promise<unknown>, expected),
+    },
+    resolves: {
+      toBeInstanceOf: async (expected: Class) => ok((await actual) instanceof expected, `of ${expected.name}`),
+    },
   };
 }
