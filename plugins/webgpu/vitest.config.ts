@@ -21,11 +21,11 @@ const HOST = ['test/host/*.test.ts'];
 const SECOND = ['test/swiftshader/*.test.ts'];
 
 const shared = {
-  testTimeout: 120_000,
-  hookTimeout: 120_000,
-  // One device at a time: software drivers take all cores.
-  fileParallelism: false,
-  maxWorkers: 1,
+  // A first dispatch compiles, up to 15 s on a loaded machine, and a page everything that it runs.
+  testTimeout: 240_000,
+  hookTimeout: 240_000,
+  // A software driver compiles on one thread, which is most of what it does here.
+  maxWorkers: 2,
 };
 
 /** Its variables are there before the driver is loaded, as each file runs in a process of its own. */
