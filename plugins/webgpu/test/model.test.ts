@@ -25,11 +25,11 @@ const PROMPTS = ['Once upon a time', 'A', 'The king said to his daughter that', 
 const golden = (name: string) => new URL(`../../../test/golden/models/tiny-${name}.gguf`, import.meta.url);
 const MODELS: Readonly<Record<string, [file: string | URL, tokens: number]>> = {
   demo: [demoModel, 200],
-  'tiny bitnet-b1.58, I2_S': [golden('bitnet-b1.58-i2_s'), 40],
-  'tiny bitnet-b1.58, TL2': [golden('bitnet-b1.58-tl2'), 40],
-  'tiny bitnet, I2_S': [golden('bitnet-i2_s'), 40],
-  'tiny bitnet, TQ1_0': [golden('bitnet-tq1_0'), 40],
-  'tiny bitnet, TQ2_0': [golden('bitnet-tq2_0'), 40],
+  'tiny bitnet-b1.58, I2_S': [golden('bitnet-b1.58-i2_s'), 200],
+  'tiny bitnet-b1.58, TL2': [golden('bitnet-b1.58-tl2'), 200],
+  'tiny bitnet, I2_S': [golden('bitnet-i2_s'), 200],
+  'tiny bitnet, TQ1_0': [golden('bitnet-tq1_0'), 200],
+  'tiny bitnet, TQ2_0': [golden('bitnet-tq2_0'), 200],
 };
 
 let device: GPUDevice;
