@@ -314,7 +314,15 @@ function tell(what, backend, before, times, bytes = {}) {
 await withModel({ profile: true }, async (stepper, places, backend) => {
   await decode(stepper, places, 1, 1);
   const count = Math.min(tokens, 16);
-  const bytes = { bit_linear: weightBytes, dense_linear: headBytes };
+  const kvDim = kvHeads * headDim;
+  const attnDim = heads * headDim;
+  const bytes = {
+    qkv: (layers * dim * (attnDim + 2 * kvDim)) / 4,
+    attn_out: (layers * attnDim * dim) / 4,
+    gate_up: (layers * 2 * dim * ffnDim) / 4,
+    down: (layers * ffnDim * dim) / 4,
+    dense_linear: headBytes,
+  };
   let before = backend.profile();
   await decode(stepper, places, count, 1);
   tell('a token', backend, before, count, bytes);

@@ -20,6 +20,7 @@ export function linearOps(g: Recorder): Pick<Ops<T>, 'qkv' | 'attnOut' | 'gateUp
 
   /** One row of x, through a norm where there is one. */
   function single(
+    op: string,
     use: BitLinearUse,
     matrices: readonly Matrix<T>[],
     x: T,
@@ -30,7 +31,8 @@ export function linearOps(g: Recorder): Pick<Ops<T>, 'qkv' | 'attnOut' | 'gateUp
     const [kernel, rowsOf] = type === 'tq2_0' ? [bitLinearTq, rowsOfTqGroup] : [bitLinear, rowsOfGroup];
     const rows = (use === 'qkv' ? matrices : matrices.slice(0, 1)).map((w) => w.rows);
     g.dispatch(
-      kernel(g.variant, use, norm === undefined ? 0 : 1, cols),
+      // Profiles tell the blocks of a layer apart.
+      { ...kernel(g.variant, use, norm === undefined ? 0 : 1, cols), stem: op },
       [...matrices.map((w) => w.tensor), x, ...outs, ...(norm === undefined ? [] : [norm.weight])],
       [cols, vectorsOf(cols), bitsOf(norm?.eps ?? 0), 0, rows[0], rows[1] ?? 0, rows[2] ?? 0],
       [rows.reduce((sum, n) => sum + Math.ceil(n / rowsOf(cols)), 0)],
@@ -59,6 +61,7 @@ export function linearOps(g: Recorder): Pick<Ops<T>, 'qkv' | 'attnOut' | 'gateUp
 
   /** x += W norm(y), through `postNorm` where there is one. */
   function addTo(
+    op: string,
     rows: number,
     y: T,
     norm: Norm<T> | undefined,
@@ -68,7 +71,7 @@ export function linearOps(g: Recorder): Pick<Ops<T>, 'qkv' | 'attnOut' | 'gateUp
     scratch: T,
   ): void {
     if (postNorm === undefined && fused(rows, w)) {
-      single('add', [w], y, norm, [x]);
+      single(op, 'add', [w], y, norm, [x]);
       return;
     }
     const product = postNorm === undefined ? x : g.part(scratch, 'product', rows * w.rows * 4);
@@ -84,23 +87,24 @@ export function linearOps(g: Recorder): Pick<Ops<T>, 'qkv' | 'attnOut' | 'gateUp
 
   return {
     qkv({ rows, x, norm, inputNorms, wq, wk, wv, q, k, v, scratch }) {
-      if (inputNorms === undefined && fused(rows, wq, wk, wv)) single('qkv', [wq, wk, wv], x, norm, [q, k, v]);
+      if (inputNorms === undefined && fused(rows, wq, wk, wv)) single('qkv', 'qkv', [wq, wk, wv], x, norm, [q, k, v]);
       else {
         const products = [[wq, q] as const, [wk, k] as const, [wv, v] as const];
         each({ rows, x, scratch }, norm, inputNorms, products, false);
       }
     },
-    attnOut: ({ rows, attn, norm, wo, postNorm, x, scratch }) => addTo(rows, attn, norm, wo, postNorm, x, scratch),
+    attnOut: ({ rows, attn, norm, wo, postNorm, x, scratch }) =>
+      addTo('attn_out', rows, attn, norm, wo, postNorm, x, scratch),
     gateUp({ rows, x, norm, inputNorms, gate, up, activation, out, scratch }) {
       if (inputNorms === undefined && fused(rows, gate, up)) {
-        single(activation, [gate, up], x, norm, [out]);
+        single('gate_up', activation, [gate, up], x, norm, [out]);
         return;
       }
       const upOut = g.part(scratch, 'up', rows * up.rows * 4);
       each({ rows, x, scratch }, norm, inputNorms, [[gate, out] as const, [up, upOut] as const], false);
       g.dispatch(glu(g.variant, activation), [out, upOut], [rows * gate.rows], [GLU_GROUPS]);
     },
-    down: ({ rows, h, norm, wdown, postNorm, x, scratch }) => addTo(rows, h, norm, wdown, postNorm, x, scratch),
+    down: ({ rows, h, norm, wdown, postNorm, x, scratch }) => addTo('down', rows, h, norm, wdown, postNorm, x, scratch),
     hidden({ outs, dim, index, x, norm, out }) {
       g.dispatch(rmsNorm(g.variant, 'store'), [x, norm.weight, out, index], [dim, bitsOf(norm.eps)], [outs]);
     },
