@@ -65,9 +65,10 @@ function wrap<X extends object, K extends Methods<X>>(
  * A device with memory for everything, of which nothing is taken, and whose programs do nothing: what is encoded for it, and
  * thus counted, is what is encoded for a real one of these limits, as nothing of that hangs on what a program computes.
  */
-export function emptyDevice(
-  limits: Pick<GPUSupportedLimits, 'maxBufferSize' | 'maxStorageBufferBindingSize'>,
-): GPUDevice {
+export function emptyDevice({
+  maxBufferSize,
+  maxStorageBufferBindingSize,
+}: Pick<GPUSupportedLimits, 'maxBufferSize' | 'maxStorageBufferBindingSize'>): GPUDevice {
   const nothing = () => {};
   const pass = { setPipeline: nothing, setBindGroup: nothing, dispatchWorkgroups: nothing, end: nothing };
   const info = {
@@ -79,7 +80,12 @@ export function emptyDevice(
     subgroupMaxSize: 8,
   };
   const device = {
-    limits: { minUniformBufferOffsetAlignment: 256, minStorageBufferOffsetAlignment: 256, ...limits },
+    limits: {
+      minUniformBufferOffsetAlignment: 256,
+      minStorageBufferOffsetAlignment: 256,
+      maxBufferSize,
+      maxStorageBufferBindingSize,
+    },
     features: new Set(['subgroups']),
     adapterInfo: info,
     lost: new Promise(nothing),
@@ -97,7 +103,7 @@ export function emptyDevice(
       getMappedRange: (_: number, bytes: number) => new ArrayBuffer(bytes),
     }),
     createBindGroup({ entries }: { entries: readonly { resource: GPUBufferBinding }[] }) {
-      for (const { resource } of entries) checkBinding(resource, limits.maxStorageBufferBindingSize);
+      for (const { resource } of entries) checkBinding(resource, maxStorageBufferBindingSize);
       return {};
     },
     createCommandEncoder: () => ({

@@ -27,8 +27,8 @@ install() {
 backports() {
   local release=$1 uri key
   apt-get indextargets --format '$(RELEASE)' 'Created-By: Packages' | grep -qx "$release-backports" && return
-  read -r uri key < <(apt-get indextargets --format '$(REPO_URI) $(SIGNED_BY)' 'Created-By: Packages' \
-    "Release: $release" 'Component: main' | head -1)
+  read -r uri key <<<"$(apt-get indextargets --format '$(REPO_URI) $(SIGNED_BY)' 'Created-By: Packages' \
+    "Release: $release" 'Component: main' | head -1)"
   [ -n "${uri:-}" ] || return
   case ${key:-} in /*) key="[signed-by=$key] " ;; *) key= ;; esac
   echo "deb $key$uri $release-backports main" >"/etc/apt/sources.list.d/ternlm-backports.list"

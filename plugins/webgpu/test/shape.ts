@@ -1,10 +1,12 @@
-import type { Backend, Matrix, Norm, Tensor } from '../../../dist/backend/backend.js';
+import { type Backend, type Matrix, type Norm, promised, type Tensor } from '../../../dist/backend/backend.js';
 import { type Config, layerMatrices } from '../../../dist/model/config.js';
 import type { LayerWeights } from '../../../dist/model/forward.js';
 import { createKvCache } from '../../../dist/model/kv_cache.js';
 import { createStepper, type Stepper } from '../../../dist/model/step.js';
 import type { LoadedWeights } from '../../../dist/model/weights.js';
 import { paramsBytes } from '../../../dist/sampler.js';
+import { webgpu } from '../dist/index.js';
+import { counting } from './counting_device.js';
 
 /** BitNet-b1.58-2B-4T. */
 export const SHAPE_2B: Config = {
@@ -21,8 +23,30 @@ export const SHAPE_2B: Config = {
   ...{ hasPostNorms: false, embeddingScale: 1, headTensor: 'token_embd.weight', pooling: 'mean', warnings: [] },
 };
 
+/** The demo model. */
+export const SHAPE_DEMO: Config = {
+  ...{ ...SHAPE_2B, name: 'demo', vocab: 2048, dim: 256, layers: 6, ffnDim: 768 },
+  ...{ heads: 4, kvHeads: 2, headDim: 64, ropeDim: 64, contextLength: 512 },
+};
+
+/** What is encoded, and read, for a start of `repeats` tokens of each of `rows` sequences; nothing is left on the device. */
+export async function encoded(device: GPUDevice, shape: Config, rows: number, repeats: number) {
+  const counts = counting(device);
+  const backend = await webgpu({ device, selfTest: false });
+  const stepper = stepperOf(backend, shape, 4);
+  for (let row = 0; row < rows; row++) stepper.index[row] = row;
+  const start = () => promised((done) => stepper.start(rows, rows, true, repeats, (error) => done(error)));
+  await start(); // records
+  counts.reset();
+  await start();
+  const { dispatches, submits, readBytes } = counts;
+  await backend.dispose();
+  if (counts.buffers !== 0) throw new Error(`${counts.buffers} buffers are left, of ${counts.bytes} bytes`);
+  return { dispatches, submits, readBytes };
+}
+
 /** A model of that shape in memory that holds nothing, in I2_S with a tied F16 head, for `outs` sequences. */
-export function stepperOf<T extends Tensor>(backend: Backend<T>, c: Config, outs: number): Stepper {
+function stepperOf<T extends Tensor>(backend: Backend<T>, c: Config, outs: number): Stepper {
   const { alloc } = backend;
   const norm = (n: number): Norm<T> => ({ weight: alloc(4 * n), eps: c.eps });
   const ternary = (name: string): Matrix<T> => {
