@@ -15,9 +15,9 @@ describe('a token of BitNet-b1.58-2B-4T', () => {
   const MOST = 191;
 
   it.each([
-    [2048 * MiB - 4, 'in one binding'],
-    [128 * MiB, 'in windows of 128 MiB'],
-  ])('takes at most 191 dispatches, and 16 bytes come back, the embedding %#', async (bindingBytes) => {
+    ['in one binding', 2048 * MiB - 4],
+    ['in windows of 128 MiB', 128 * MiB],
+  ])('takes at most 191 dispatches, and 16 bytes come back, the embedding %s', async (_how, bindingBytes) => {
     const one = await startOf(bindingBytes, 1, 1);
     expect(one.dispatches).toBeGreaterThan(6 * 30);
     expect(one.dispatches).toBeLessThanOrEqual(MOST);
