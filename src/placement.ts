@@ -182,7 +182,9 @@ async function placeOn<T extends Tensor>(
       const positions = blocks * cache.blockSize;
       warnings.push(`memory holds ${positions} positions in all, not ${contextSize} for each of ${parallel} sequences`);
     }
-    return { backend, weights, head, device, kvBytes: blocks * kvBlockBytes(config, kvType), warnings };
+    // Some backends gain nothing from a screen and have none.
+    const screened = weights.screen === undefined ? 'exact' : head;
+    return { backend, weights, head: screened, device, kvBytes: blocks * kvBlockBytes(config, kvType), warnings };
   } catch (error) {
     await backend.dispose();
     throw error;

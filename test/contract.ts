@@ -166,6 +166,8 @@ export interface Abilities {
   readonly computes?: readonly TernaryType[];
   /** Whether a screen is of use to it. Default: true. */
   readonly screens?: boolean;
+  /** A backend that leaves the same bits in attention, and behind ternary matrices, where the reference has only bounds. */
+  readonly peer?: () => Promise<Backend>;
   /** Only cases with such names, where others would run the same code. Default: all. */
   readonly only?: RegExp;
 }
@@ -177,15 +179,20 @@ export interface Abilities {
 export function contract(
   name: string,
   open: () => Promise<Backend>,
-  { computes = ['i2_s', 'tl1', 'tl2', 'tq1_0', 'tq2_0'], screens = true, only = /./ }: Abilities = {},
+  { computes = ['i2_s', 'tl1', 'tl2', 'tq1_0', 'tq2_0'], screens = true, only = /./, peer: openPeer }: Abilities = {},
 ): void {
   describe(name, () => {
     const reference: Backend<ReferenceTensor> = referenceBackend();
     let backend: Backend;
+    let peer: Backend | undefined;
     beforeAll(async () => {
       backend = await open();
+      peer = await openPeer?.();
     });
-    afterAll(() => backend?.dispose());
+    afterAll(async () => {
+      await backend?.dispose();
+      await peer?.dispose();
+    });
 
     /** Runs a case on both; `bound` gives the tolerance of output i, or nothing where it must be equal. */
     async function compare(
@@ -196,9 +203,11 @@ export function contract(
     ): Promise<void> {
       const expected = await outcome(reference, build);
       const actual = await outcome(backend, build);
+      const same = peer && /^gate_up \w+ (i2_s|tq2_0)/.test(op) ? await outcome(peer, build) : undefined;
       for (let i = 0; i < expected.length; i++) {
         const e = floats(expected[i]);
         agree({ op: `${op}, output ${i}`, seed, expected: e, actual: floats(actual[i]), bound: bound(i, e) });
+        if (same) agree({ op: `${op}, ${peer?.name}`, seed, expected: floats(same[i]), actual: floats(actual[i]) });
       }
     }
 
@@ -441,6 +450,10 @@ export function contract(
       agree({ ...cache, expected: setup.numbersOf(expectedData), actual: setup.numbersOf(data) });
       const { expected, bound } = setup.outputOf(data);
       agree({ op: `${op}, out`, seed: r.seed, expected, actual: floats(out), bound });
+      if (peer === undefined) return;
+      const [sameOut, sameData] = await outcome(peer, setup.build());
+      agree({ op: `${op}, cache, ${peer.name}`, seed: r.seed, expected: floats(sameData), actual: floats(data) });
+      agree({ op: `${op}, out, ${peer.name}`, seed: r.seed, expected: floats(sameOut), actual: floats(out) });
     }
 
     for (const [heads, kvHeads, headDim, ropeDim] of HEADS) {

@@ -19,6 +19,8 @@ export interface Gpu {
   readonly software: boolean;
   /** Driver, features, limits, kernels: labels and what they stand for. */
   readonly rows: readonly (readonly [string, string])[];
+  /** Whether it computes right. */
+  readonly ok: boolean;
 }
 
 export interface GpuBackend extends Backend {
@@ -29,8 +31,8 @@ export interface GpuBackend extends Backend {
 
 interface Plugin {
   webgpu(options: { profile?: boolean; selfTest?: boolean }): Promise<GpuBackend>;
-  /** Undefined where there is no adapter. */
-  probe(): Promise<Gpu | undefined>;
+  /** Throws where there is no adapter. */
+  probe(): Promise<Gpu>;
 }
 
 /** As a variable, since it need not be there when types are checked. */
@@ -41,7 +43,7 @@ export const BACKEND_FLAG: Flag = {
   name: 'backend',
   value: 'NAME',
   kind: ['auto', 'wasm', 'webgpu'],
-  help: `what computes: wasm, the CPU; webgpu, a GPU (${INSTALL}); auto, a GPU where there is one, else the CPU (default: wasm)`,
+  help: `what computes: wasm, the CPU; webgpu, a GPU (${INSTALL}); auto, a real GPU where there is one, else the CPU (default: wasm)`,
 };
 
 export const PROFILE_FLAG: Flag = {
@@ -67,7 +69,7 @@ async function plugin(): Promise<Plugin> {
 /** The GPU that `webgpu` would take, or why there is none. */
 export async function probeGpu(): Promise<Gpu | string> {
   try {
-    return (await (await plugin()).probe()) ?? 'no adapter: WebGPU finds no GPU or no driver of one';
+    return await (await plugin()).probe();
   } catch (error) {
     return messageOf(error);
   }

@@ -327,7 +327,6 @@ export function createEngine<T extends Tensor>(device: Device<T>, recover?: Reco
     coming.then(
       (next) => {
         ({ stepper, kv } = next);
-        pace = 1;
         step();
       },
       (cause) => {

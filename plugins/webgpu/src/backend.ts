@@ -29,7 +29,7 @@ interface GpuProgram extends Program {
 
 /** Runs of one start: enough to hide a submit's round trip, few enough that tokens stream (not tuned on a GPU). */
 const MAX_REPEATS = 16;
-/** Pieces in which `fill` hands out memory, and what may wait for its way to the device at once. */
+/** Pieces in which `fill` hands out memory: some milliseconds of reading; and what Dawn may hold of them at once (not tuned). */
 const FILL_BYTES = 8 << 20;
 const MAX_WAITING = 128 << 20;
 
@@ -38,35 +38,39 @@ const READ = 0x01;
 
 const roundUp = (bytes: number, to: number) => Math.ceil(bytes / to) * to;
 
-/** A backend over an open device. It takes the device over: `dispose` destroys it, unless it is the caller's own. */
+/** @throws RangeError for options that are out of range */
+export function checkOptions({ maxRepeats = MAX_REPEATS }: BackendOptions): void {
+  if (!Number.isInteger(maxRepeats) || maxRepeats < 1 || maxRepeats > MAX_REPEATS) {
+    throw new RangeError(`maxRepeats: got ${maxRepeats}, expected a whole number from 1 to ${MAX_REPEATS}`);
+  }
+}
+
+/** A backend over an open device, of checked options. It takes the device over: `dispose` destroys it, unless it is the caller's own. */
 export function backendOver(
   { device, variant, info }: OpenDevice,
   own: boolean,
   { maxRepeats = MAX_REPEATS, profile = false }: BackendOptions = {},
 ): WebGpuBackend {
-  if (!Number.isInteger(maxRepeats) || maxRepeats < 1 || maxRepeats > MAX_REPEATS) {
-    throw new RangeError(`maxRepeats: got ${maxRepeats}, expected a whole number from 1 to ${MAX_REPEATS}`);
-  }
   const errors = deviceErrors(device);
   const memory = createGpuMemory(device, errors);
   const { recorder, record } = createRecorder(device, memory, variant, errors);
   const profiler = profile && device.features.has('timestamp-query') ? createProfiler(device, memory) : undefined;
   let disposed = false;
-  /** Read by the host, by their size, while no one waits for them. */
+  /** What starts leave for the host, by their size, while no one waits for them: sizes are few, two may be under way. */
   const staging = new Map<number, GPUBuffer[]>();
 
-  const takeStaging = (bytes: number): GPUBuffer =>
-    staging.get(bytes)?.pop() ?? memory.create(bytes, MAP_READ | COPY_DST);
-  function giveStaging(buffer: GPUBuffer, bytes: number): void {
-    const idle = staging.get(bytes) ?? [];
-    staging.set(bytes, idle);
-    // Small ones come again each token; large ones are rare.
-    if (bytes <= 65_536) idle.push(buffer);
-    else memory.destroy(buffer);
+  const newStaging = (bytes: number): GPUBuffer => memory.create(bytes, MAP_READ | COPY_DST);
+  function giveStaging(buffer: GPUBuffer): void {
+    const idle = staging.get(buffer.size) ?? [];
+    staging.set(buffer.size, idle);
+    idle.push(buffer);
   }
+  const takeStaging = (bytes: number): GPUBuffer => staging.get(roundUp(bytes, 16))?.pop() ?? newStaging(bytes);
+  // A device that is lost is disposed of soon: that it was lost says more.
+  const gone = () => errors.lost ?? (disposed ? new Error('webgpu: the backend was disposed') : undefined);
   function checkLive(): void {
-    if (disposed) throw new Error('webgpu: the backend was disposed');
-    if (errors.lost !== undefined) throw errors.lost;
+    const error = gone();
+    if (error !== undefined) throw error;
   }
   /** Maps a staging buffer and hands it out; the error tells of a lost device where that is why. */
   async function mapped(buffer: GPUBuffer, bytes: number, take: (from: Uint8Array) => void): Promise<void> {
@@ -80,9 +84,9 @@ export function backendOver(
         errors.whenLost,
         new Promise<undefined>((resolve) => setTimeout(resolve, 100)),
       ]);
-      throw disposed ? new Error('webgpu: the backend was disposed') : (reason ?? error);
+      if (!disposed) memory.destroy(buffer);
+      throw gone() ?? reason ?? error;
     }
-    giveStaging(buffer, bytes);
   }
 
   function encode(pass: GPUComputePassEncoder, { pipeline, group, groups }: Dispatch): void {
@@ -122,6 +126,7 @@ export function backendOver(
             results.into.set(from.subarray(i * bytes, i * bytes + results.bytes), i * results.bytes);
           }
         });
+        if (!disposed) giveStaging(copies);
       }
       for (const take of timed) await take();
       await errors.check();
@@ -147,16 +152,19 @@ export function backendOver(
 
   let last: Promise<unknown> = Promise.resolve();
   /** Settles after those that were started before: maps may do so in another order. */
-  async function start(program: Program, repeats: number, results?: Results<GpuTensor>): Promise<void> {
-    checkLive();
-    if (!(repeats >= 1 && repeats <= maxRepeats)) {
-      throw new RangeError(`webgpu: ${repeats} runs at one start, expected 1 to ${maxRepeats}`);
-    }
-    const before = last;
-    const done = submitted((program as GpuProgram).recording, repeats, results);
-    last = Promise.allSettled([before, done]);
-    await before;
-    await done;
+  function start(program: Program, repeats: number, results?: Results<GpuTensor>): Promise<void> {
+    const begin = async () => {
+      checkLive();
+      if (!(repeats >= 1 && repeats <= maxRepeats)) {
+        throw new RangeError(`webgpu: ${repeats} runs at one start, expected 1 to ${maxRepeats}`);
+      }
+      await submitted((program as GpuProgram).recording, repeats, results);
+    };
+    const done = begin();
+    const told = Promise.allSettled([last, done]);
+    // Without a value, which would hold those of all starts before it.
+    last = told.then(() => {});
+    return told.then(() => done);
   }
 
   function checkRange(tensor: GpuTensor, at: number, count: number): void {
@@ -215,11 +223,12 @@ export function backendOver(
       checkRange(tensor, at, into.length);
       const first = at - (at % 4);
       const bytes = roundUp(at + into.length, 4) - first;
-      const copy = takeStaging(bytes);
+      const copy = newStaging(bytes);
       const encoder = device.createCommandEncoder();
       encoder.copyBufferToBuffer(tensor.buffer, first, copy, 0, bytes);
       device.queue.submit([encoder.finish()]);
       await mapped(copy, bytes, (from) => into.set(from.subarray(at - first, at - first + into.length)));
+      if (!disposed) memory.destroy(copy);
       await errors.check();
     },
     // Ops make what they need themselves, see `part` in recorder.ts.
@@ -245,6 +254,7 @@ export function backendOver(
       if (disposed) return;
       disposed = true;
       memory.dispose();
+      errors.dispose();
       if (!keepDevice) {
         device.destroy();
         await errors.whenLost;

@@ -80,10 +80,11 @@ async function hasPackedDot(device: GPUDevice): Promise<boolean> {
 
 async function variantOf(
   device: GPUDevice,
-  info: GPUAdapterInfo,
+  info: GPUAdapterInfo | undefined,
   wished: Partial<Variant> = {},
 ): Promise<Omit<OpenDevice, 'device'>> {
-  const { vendor, architecture, description, subgroupMinSize } = info;
+  // Older engines do not tell of a device's adapter, or of its subgroups.
+  const { vendor = '', architecture = '', description = '', subgroupMinSize = 0 } = info ?? {};
   const packed = await hasPackedDot(device);
   const subgroup = device.features.has('subgroups') ? Math.min(subgroupMinSize, 32) : 0;
   const chosen: Variant = { dot: packed ? 'packed' : 'float', subgroup };
@@ -104,7 +105,7 @@ async function variantOf(
   ];
   // Chrome tells by a flag, Dawn by the names of the drivers.
   const named = /swiftshader|llvmpipe|lavapipe|software/i.test(`${architecture} ${description}`);
-  const software = info.isFallbackAdapter === true || named;
+  const software = info?.isFallbackAdapter === true || named;
   return { variant, info: { adapter: adapter || 'unnamed adapter', software, why } };
 }
 

@@ -10,6 +10,8 @@ export interface DeviceErrors {
   /** The error that tells of the device's end, once it has come. */
   readonly lost: BackendLostError | undefined;
   readonly whenLost: Promise<BackendLostError>;
+  /** Listens no more: a device of the caller's own may have other users. */
+  dispose(): void;
 }
 
 export function deviceErrors(device: GPUDevice): DeviceErrors {
@@ -18,11 +20,12 @@ export function deviceErrors(device: GPUDevice): DeviceErrors {
   /** Only a consequence, where there is a first. */
   let uncaptured: Error | undefined;
   let lost: BackendLostError | undefined;
-  device.addEventListener('uncapturederror', (event) => {
+  const onError = (event: GPUUncapturedErrorEvent) => {
     // Else the platform writes it to the console as well.
     event.preventDefault();
     uncaptured ??= new Error(`webgpu: ${event.error.message}`);
-  });
+  };
+  device.addEventListener('uncapturederror', onError);
   const whenLost = device.lost.then((info) => {
     lost = lostError(info);
     return lost;
@@ -30,16 +33,18 @@ export function deviceErrors(device: GPUDevice): DeviceErrors {
   return {
     watch(filter, make, describe) {
       device.pushErrorScope(filter);
-      const made = make();
-      const told = device.popErrorScope().then(
-        (error) => {
-          if (error !== null) first ??= describe(error.message);
-        },
-        () => {}, // the device was lost
-      );
-      pending.add(told);
-      told.finally(() => pending.delete(told));
-      return made;
+      try {
+        return make();
+      } finally {
+        const told = device.popErrorScope().then(
+          (error) => {
+            if (error !== null) first ??= describe(error.message);
+          },
+          () => {}, // the device was lost
+        );
+        pending.add(told);
+        told.finally(() => pending.delete(told));
+      }
     },
     async check() {
       if (pending.size > 0) await Promise.all(pending);
@@ -52,5 +57,6 @@ export function deviceErrors(device: GPUDevice): DeviceErrors {
       return lost;
     },
     whenLost,
+    dispose: () => device.removeEventListener('uncapturederror', onError),
   };
 }

@@ -1,5 +1,5 @@
 /** A WebGPU backend for ternlm. */
-import { type BackendOptions, backendOver, type WebGpuBackend } from './backend.ts';
+import { type BackendOptions, backendOver, checkOptions, type WebGpuBackend } from './backend.ts';
 import { type DeviceOptions, openDevice } from './device.ts';
 import { selfTest } from './self_test.ts';
 import type { Variant } from './shaders/declare.ts';
@@ -21,6 +21,7 @@ export interface WebGpuOptions extends DeviceOptions, BackendOptions {
  * @throws Error when there is no adapter or, in Node, the package `webgpu` is missing, or no variant is right
  */
 export async function webgpu(options: WebGpuOptions = {}): Promise<WebGpuBackend> {
+  checkOptions(options);
   const own = options.device === undefined;
   const opened = await openDevice(options);
   const { device, info } = opened;
@@ -58,8 +59,7 @@ export interface Probe {
 
 /** Looks at the adapter that `webgpu` would take, and tests it. @throws Error as `webgpu` does when there is none */
 export async function probe(options: WebGpuOptions = {}): Promise<Probe> {
-  const opened = await openDevice(options);
-  const { device, info } = opened;
+  const { device, info } = await openDevice({ ...options, profile: true });
   const { maxBufferSize, maxStorageBufferBindingSize, maxComputeWorkgroupStorageSize } = device.limits;
   const started = performance.now();
   let ok = true;
@@ -72,10 +72,10 @@ export async function probe(options: WebGpuOptions = {}): Promise<Probe> {
     result = `passed in ${Math.round(performance.now() - started)} ms`;
   } catch (error) {
     ok = false;
-    result = (error as Error).message;
+    result = (error as Error).message.replace(/^self-test, /, 'FAILED: ');
   }
   const features = [...device.features].sort().join(', ');
-  device.destroy();
+  if (options.device === undefined) device.destroy();
   const mb = (bytes: number) => `${Math.floor(bytes / 1e6)} MB`;
   return {
     adapter: info.adapter,

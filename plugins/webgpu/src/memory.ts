@@ -61,7 +61,9 @@ export function createGpuMemory(device: GPUDevice, errors: DeviceErrors): GpuMem
       const last = buffers.at(-1);
       if (last !== undefined && last.size >= bytes) return last;
       // Programs that were recorded with the smaller one keep it.
-      const buffer = create(2 ** Math.ceil(Math.log2(Math.max(16, bytes))), STORAGE | COPY_SRC | COPY_DST);
+      const room = 2 ** Math.ceil(Math.log2(Math.max(16, bytes)));
+      const size = room <= device.limits.maxStorageBufferBindingSize ? room : bytes;
+      const buffer = create(size, STORAGE | COPY_SRC | COPY_DST);
       buffers.push(buffer);
       return buffer;
     },

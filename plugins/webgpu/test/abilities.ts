@@ -1,7 +1,12 @@
+import { wasmBackend } from '../../../dist/backend/wasm/backend.js';
 import type { Abilities } from '../../../test/contract.js';
 
-/** Other ternary layouts are repacked, and a head is never screened. */
-export const ABILITIES: Abilities = { computes: ['i2_s', 'tq2_0'], screens: false };
+/** Other ternary layouts are repacked, and a head is never screened. Bits are the CPU's. */
+export const ABILITIES: Abilities = {
+  computes: ['i2_s', 'tq2_0'],
+  screens: false,
+  peer: () => wasmBackend({ threads: 1 }),
+};
 
 /** At least a case of every pipeline that differs by variant: by how sums are joined over lanes, or by the ternary dot. */
 export const EACH_PIPELINE: RegExp = new RegExp(

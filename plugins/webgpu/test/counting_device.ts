@@ -91,6 +91,7 @@ export function emptyDevice({
     lost: new Promise(nothing),
     queue: { submit: nothing, writeBuffer: nothing, onSubmittedWorkDone: async () => {} },
     addEventListener: nothing,
+    removeEventListener: nothing,
     pushErrorScope: nothing,
     popErrorScope: async () => null,
     createShaderModule: () => ({}),

@@ -44,19 +44,26 @@ describe('shaders/exact', () => {
       return tensor;
     };
     const [a, b] = [numbers(SEED), numbers(SEED + 1)];
-    const out = memory.alloc(20 * COUNT);
-    const code = `${declare(variant, ['a: array<f32>', 'b: array<f32>', '*out: array<f32>'], [])}${EXACT}${HALVES}${EXP}
+    // Five times a number halfway between two floats, in two floats: the quotient is a tie.
+    const halfway = (i: number) => 2 ** 24 + 2 * (i & 0x7fffff) + 1;
+    const ties = Float32Array.from({ length: 2 * COUNT }, (_, i) => {
+      const five = 5 * halfway(i >> 1);
+      return i % 2 === 0 ? five : five - Math.fround(five);
+    });
+    const out = memory.alloc(24 * COUNT);
+    const code = `${declare(variant, ['a: array<f32>', 'b: array<f32>', 'ties: array<vec2<f32>>', '*out: array<f32>'], [])}${EXACT}${HALVES}${EXP}
 @compute @workgroup_size(256) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let i = id.x;
-  out[5u * i] = divide(a[i], b[i]);
-  out[5u * i + 1u] = squareRoot(abs(a[i]));
+  out[6u * i] = divide(a[i], b[i]);
+  out[6u * i + 1u] = squareRoot(abs(a[i]));
   // A mean: the sum in two floats, by 2560.
-  out[5u * i + 2u] = divideSum(settled(addTo(addTo(vec2<f32>(0.0), a[i]), a[i] * 0.00001220703125)), 2560.0);
-  out[5u * i + 3u] = f32(f16Bits(a[i]));
-  out[5u * i + 4u] = exponential(-abs(a[i]));
+  out[6u * i + 2u] = divideSum(settled(addTo(addTo(vec2<f32>(0.0), a[i]), a[i] * 0.00001220703125)), 2560.0);
+  out[6u * i + 3u] = f32(f16Bits(a[i]));
+  out[6u * i + 4u] = exponential(-abs(a[i]));
+  out[6u * i + 5u] = divideSum(ties[i], 5.0);
 }`;
     const { ready } = record(() =>
-      recorder.dispatch({ stem: 'exact', code }, [put(a), put(b), out], [], [COUNT / 256]),
+      recorder.dispatch({ stem: 'exact', code }, [put(a), put(b), put(ties), out], [], [COUNT / 256]),
     );
     const encoder = device.createCommandEncoder();
     const pass = encoder.beginComputePass();
@@ -80,10 +87,11 @@ describe('shaders/exact', () => {
       ['divideSum', (i) => f32((a[i] + f32(a[i] * 0.00001220703125)) / 2560), () => 0],
       ['f16Bits', (i) => toF16(a[i]), () => 0],
       ['exponential', (i) => Math.exp(-Math.abs(a[i])), (e) => (e < 1.2e-38 ? 1.2e-38 : 2e-7 * e)],
+      ['divideSum, ties', halfway, () => 0],
     ];
     for (const [n, [op, expect, bound]] of cases.entries()) {
       const expected = Float32Array.from({ length: COUNT }, (_, i) => expect(i));
-      const got = Float32Array.from({ length: COUNT }, (_, i) => actual[5 * i + n]);
+      const got = Float32Array.from({ length: COUNT }, (_, i) => actual[6 * i + n]);
       agree({ op, seed: SEED, expected, actual: got, bound: expected.map(bound) });
     }
   });

@@ -2,7 +2,7 @@ import type { Ops } from 'ternlm/backend';
 import type { GpuTensor } from '../memory.ts';
 import { bitsOf, type Recorder } from '../recorder.ts';
 import { attention } from '../shaders/attention.ts';
-import { attentionScores, CHUNK, groupsOfRow, MOST_SPLITS, partsBytes } from '../shaders/attention_scores.ts';
+import { attentionScores, groupsOfRow, KEYS, MOST_SPLITS, partsBytes } from '../shaders/attention_scores.ts';
 import { MOST_HEAD_DIM, rope } from '../shaders/rope.ts';
 
 /** Of the parts of rows that are attended to at once: 11 rows of 20 heads of 128 in a context of 4096. */
@@ -21,7 +21,7 @@ export function attentionOps(g: Recorder): Pick<Ops<GpuTensor>, 'attention'> {
       const [qNorm, kNorm] = headNorms ?? [];
       const weightOf = (norm: typeof qNorm) => (norm === undefined ? [] : [norm.weight]);
       const normed = headNorms !== undefined;
-      const splits = Math.min(MOST_SPLITS, Math.ceil((maxBlocks * blockSize) / CHUNK));
+      const splits = Math.min(MOST_SPLITS, Math.ceil((maxBlocks * blockSize) / KEYS));
       const interleaved = op.ropeStyle === 'norm' ? 1 : 0;
       const shape = (row: number) => [
         ...[row, heads, kvHeads, headDim / 4, op.ropeDim, interleaved, blockSize, maxBlocks, splits],

@@ -88,6 +88,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (thread < p.units) {
     let key = kept(rotated(4u * kvAt, scale, thread, pos));
     let value = kept(v[kvAt + thread]);
+    // In a batch rope has stored the same bits, for rows that see this one.
     if (group.x % sharing == 0u) {
       data[ownPlace + thread] = key;
       data[ownPlace + valuesBehind() + thread] = value;

@@ -2,7 +2,7 @@ import type { KvType } from 'ternlm/backend';
 import { declare, type Kernel, THREADS, type Variant } from './declare.ts';
 import { cacheUnits, DOT, MOST_HEAD_DIM, PLACES, rotation, SHAPE, unitOf } from './rope.ts';
 
-// A row's positions are cut into chunks, chunk c is seen by split c % splits. What a score is made of hangs on its position
+// A row's positions are cut into runs of KEYS, run r is seen by split r % splits. What a score is made of hangs on its position
 // alone, so its bits are the same in every batch.
 //
 // Scores are those of the positions before the row's own, whose key and value `attention` takes from the op's input: a
@@ -11,8 +11,8 @@ import { cacheUnits, DOT, MOST_HEAD_DIM, PLACES, rotation, SHAPE, unitOf } from 
 //   parts [rows][heads] words: the query, rotated, f32 [headDim]; {place of the row's own key, its position, its sequence, -};
 //   a score for each position, f32 [context]
 
-/** Positions of a chunk (not tuned on a GPU). */
-export const CHUNK = 64;
+/** Keys that a workgroup takes at once (not tuned on a GPU). */
+export const KEYS = 64;
 /** Splits of a row, at most: with 5 kv heads 80 workgroups for one token (not tuned on a GPU). */
 export const MOST_SPLITS = 16;
 /** Query heads that a workgroup reads keys for. */
@@ -36,7 +36,7 @@ export const partsBytes = (heads: number, headDim: number, context: number): num
 export const groupsOfRow = (heads: number, kvHeads: number, splits: number): number =>
   splits * kvHeads * Math.ceil(heads / kvHeads / GROUP);
 
-/** Queries by the keys of a split's chunks. `normed`: heads of q are normalised before they are rotated. */
+/** Queries by the keys of a split's runs. `normed`: heads of q are normalised before they are rotated. */
 export function attentionScores(variant: Variant, type: KvType, normed: boolean): Kernel {
   const each = (text: (h: number) => string, between = '\n    ') =>
     Array.from({ length: GROUP }, (_, h) => text(h)).join(between);
@@ -53,7 +53,7 @@ export function attentionScores(variant: Variant, type: KvType, normed: boolean)
     )}${rotation(variant, 'q', normed)}${cacheUnits(type)}${PLACES}${PARTS}${DOT}
 const UNITS = ${MOST_HEAD_DIM / 4}u;
 var<workgroup> query: array<vec4<f32>, ${(GROUP * MOST_HEAD_DIM) / 4}>;
-var<workgroup> places: array<u32, ${CHUNK}>;
+var<workgroup> places: array<u32, ${KEYS}>;
 var<workgroup> partial: array<vec4<f32>, ${THREADS}>;
 
 @compute @workgroup_size(${THREADS})
@@ -67,7 +67,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let turn = group.x / p.splits % turns;
   let head = kvHead * sharing + turn * ${GROUP}u;
   let heads = min(${GROUP}u, sharing - turn * ${GROUP}u);
-  if (split > 0u && split * ${CHUNK}u >= pos) { return; }
+  if (split > 0u && split * ${KEYS}u >= pos) { return; }
 
   let ownHead = min(thread / UNITS, heads - 1u);
   let ownUnit = thread % UNITS;
@@ -92,9 +92,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
   }
 
-  for (var first = split * ${CHUNK}u; first < pos; first += p.splits * ${CHUNK}u) {
-    let count = min(${CHUNK}u, pos - first);
-    if (thread < ${CHUNK}u) { places[thread] = placeOf(sequences[row], kvHead, first + min(thread, count - 1u)); }
+  for (var first = split * ${KEYS}u; first < pos; first += p.splits * ${KEYS}u) {
+    let count = min(${KEYS}u, pos - first);
+    if (thread < ${KEYS}u) { places[thread] = placeOf(sequences[row], kvHead, first + min(thread, count - 1u)); }
     workgroupBarrier();
 
     // Four threads a key, each a vector of sums for each head.

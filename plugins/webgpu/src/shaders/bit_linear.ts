@@ -174,7 +174,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   return { stem: 'bit_linear', code };
 }
 
-/** Threads that share a row of W: a short one has few vectors of 64 weights to go round. */
+/**
+ * Threads that share a row of W: a short one has few vectors of 64 weights to go round (2560 columns: 40), a long one few rows for
+ * all cores (not tuned on a GPU).
+ */
 function lanesOf(cols: number): number {
   return cols <= 4096 ? 8 : 32;
 }

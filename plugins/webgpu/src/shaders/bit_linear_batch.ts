@@ -2,7 +2,10 @@ import { dot64 } from './bit_linear.ts';
 import { declare, type Kernel, type Variant } from './declare.ts';
 import { EXACT } from './exact.ts';
 
-/** Rows of W and rows of x that a workgroup multiplies: each thread four by two, so that what it reads is used more than once. */
+/**
+ * Rows of W and rows of x that a workgroup multiplies: each thread four by two, so that what it reads is used more than
+ * once, and a decoding batch fills one tile of x (sizes not tuned on a GPU).
+ */
 export const TILE_ROWS = 64;
 export const TILE_TOKENS = 32;
 

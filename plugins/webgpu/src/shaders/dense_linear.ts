@@ -11,7 +11,10 @@ const ROWS = 4;
 /** Rows of x that are multiplied at once where there are several: four sums each are kept in registers. */
 const TOKENS = 4;
 const GROUPS = THREADS / LANES;
-/** Most tiles of TOKENS that a workgroup has: they read the same weights at about the same time. */
+/**
+ * Most tiles of TOKENS that a workgroup has: they read the same weights at about the same time; 16 rows are the
+ * most that ask for logits at once. Not tuned on a GPU.
+ */
 const MOST_TILES = 4;
 
 /** How many rows of x and of W a workgroup multiplies where there are `rows` of x. */

@@ -3,7 +3,7 @@ import { declare, type Kernel, THREADS, type Variant } from './declare.ts';
 import { EXACT } from './exact.ts';
 import { EXP } from './exp.ts';
 
-/** Workgroups of `glu`, which share its numbers. */
+/** Workgroups of `glu`, which share its numbers: some for every core of a large GPU (not tuned). */
 export const GLU_GROUPS = 256;
 
 /**

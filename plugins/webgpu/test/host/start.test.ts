@@ -76,7 +76,67 @@ describe('a shader that does not compile', () => {
   });
 });
 
+describe('starts', () => {
+  it('are told in their order, those that fail too', async () => {
+    const device = await nullDevice();
+    const backend = await webgpu({ device, selfTest: false });
+    const [from, index, x, weight, out] = [64, 16, 64, 64, 64].map((bytes) => backend.alloc(bytes));
+    const norm = { weight, eps: 1e-5 };
+    const program = backend.record(() => backend.ops.hidden({ outs: 1, dim: 16, index, x, norm, out }));
+    const told: string[] = [];
+    const start = (name: string, repeats: number, bytes: number) =>
+      new Promise<void>((resolve) => {
+        const into = new Uint8Array(16 * bytes);
+        const results = bytes === 0 ? undefined : { from, bytes, into };
+        backend.start(program, repeats, results, (error) => {
+          told.push(error === undefined ? name : `${name}: ${error.message}`);
+          resolve();
+        });
+      });
+    await Promise.all([start('maps', 16, 64), start('is refused', 17, 0), start('leaves nothing', 1, 0)]);
+    expect(told).toEqual(['maps', 'is refused: webgpu: 17 runs at one start, expected 1 to 16', 'leaves nothing']);
+    await backend.dispose();
+    device.destroy();
+  });
+
+  it('keep no buffer of what was read, nor the device an ear for its errors', async () => {
+    const device = await nullDevice();
+    const counts = counting(device);
+    const backend = await webgpu({ device, selfTest: false });
+    const tensor = backend.alloc(4096);
+    for (let bytes = 4; bytes <= 4096; bytes += 4) await backend.read(tensor, 0, new Uint8Array(bytes));
+    expect(counts.buffers).toBe(1);
+    await backend.dispose();
+    const heard = new Promise<string>((resolve) => {
+      device.addEventListener('uncapturederror', (event) => resolve(`prevented: ${event.defaultPrevented}`));
+    });
+    device.createBuffer({ size: 4, usage: 0 });
+    expect(await heard).toBe('prevented: false');
+    device.destroy();
+  });
+
+  it('of options that are out of range open no device', async () => {
+    await expect(webgpu({ maxRepeats: 99 })).rejects.toThrow(
+      'maxRepeats: got 99, expected a whole number from 1 to 16',
+    );
+  });
+});
+
 describe('a device that is too small', () => {
+  it('says how much a kernel would read at once', async () => {
+    const device = await nullDevice();
+    const backend = await webgpu({ device, selfTest: false });
+    const most = device.limits.maxStorageBufferBindingSize;
+    const [h, x, scratch, tensor] = [512, 16, 16, most + 32].map((bytes) => backend.alloc(bytes));
+    const wdown = { type: 'i2_s', rows: most / 32, cols: 128, tensor } as const;
+    const record = () => backend.record(() => backend.ops.down({ rows: 1, h, norm: undefined, wdown, x, scratch }));
+    expect(record).toThrow(
+      new RangeError(`webgpu: down reads ${most + 32} bytes at once; this device binds ${most} at most`),
+    );
+    await backend.dispose();
+    device.destroy();
+  });
+
   it('says how much was wanted in one buffer', async () => {
     const device = await nullDevice();
     const backend = await webgpu({ device, selfTest: false });
