@@ -14,7 +14,8 @@ const PLUGIN = `
   const { GPU, LOST_FROM } = process.env;
   class BackendLostError extends Error { name = 'BackendLostError'; }
   export async function probe() {
-    if (GPU !== 'none') return { adapter: 'Stand-in 1', software: GPU === 'software', rows: [['driver', 'of 2026']] };
+    if (GPU === 'none') throw new Error('no adapter');
+    return { adapter: 'Stand-in 1', software: GPU === 'software', ok: GPU !== 'wrong', rows: [['driver', 'of 2026']] };
   }
   export async function webgpu({ profile }) {
     if (GPU === 'none') throw new Error('no adapter');
@@ -168,9 +169,12 @@ describe('with it', () => {
     expect(JSON.parse(json.stdout)[1]).toMatchObject({ backend: 'stand-in', tier: '', n_threads: 0, n_gen: 4 });
   });
 
-  test('doctor describes it', () => {
+  test('doctor describes it, and fails where it computes wrong numbers', () => {
+    const wrong = ternlm(equipped, ['doctor'], { GPU: 'wrong' });
+    expect([wrong.code, wrong.stdout.includes('\nthe GPU computes wrong numbers.')]).toEqual([1, true]);
+    expect(ternlm(equipped, ['doctor']).code).toBe(0);
     expect(ternlm(equipped, ['doctor']).stdout).toMatch(/\nGPU +Stand-in 1\n +driver: of 2026\n/);
     const { gpu } = JSON.parse(ternlm(equipped, ['doctor', '--json'], { GPU: 'software' }).stdout);
-    expect(gpu).toEqual({ adapter: 'Stand-in 1', software: true, rows: [['driver', 'of 2026']] });
+    expect(gpu).toEqual({ adapter: 'Stand-in 1', software: true, ok: true, rows: [['driver', 'of 2026']] });
   });
 });
