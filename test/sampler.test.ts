@@ -12,6 +12,7 @@ import {
   type SamplerOptions,
   writeParams,
 } from '../dist/sampler.js';
+import { LOGITS, oneOf } from './logits.js';
 import { type Random, random, seedOf } from './random.js';
 
 const LARGEST = 128_256;
@@ -116,26 +117,6 @@ function agree(actual: Pick, expected: Pick, what: string): void {
   const close = difference <= 1e-5 * expected.probability + 1e-307;
   if (actual.id === expected.id && Object.is(actual.logit, expected.logit) && close) return;
   throw new Error(`${what}: expected ${JSON.stringify(expected)}, got ${JSON.stringify(actual)}`);
-}
-
-const LOGITS: Record<string, (r: Random, vocab: number) => Float32Array> = {
-  normal: (r, vocab) => r.normal(vocab, 3),
-  peaked: (r, vocab) => r.normal(vocab, 2).map((v) => (r.below(100) === 0 ? v + 9 : v)),
-  flat: (r, vocab) => r.normal(vocab, 1e-3),
-  ties: (r, vocab) => r.normal(vocab, 2).map((v) => Math.round(v)),
-  equal: (r, vocab) => new Float32Array(vocab).fill(r.below(3) - 1),
-  rising: (_, vocab) => Float32Array.from({ length: vocab }, (_, i) => (8 * i) / vocab - 12),
-  huge: (r, vocab) => r.normal(vocab, 1e38),
-  zeros: (r, vocab) => Float32Array.from({ length: vocab }, () => [0, -0, 1e-40, -1e-40][r.below(4)]),
-  broken: (r, vocab) => {
-    const broken = [Number.NaN, -Number.NaN, Number.NEGATIVE_INFINITY, Number.NEGATIVE_INFINITY];
-    return r.normal(vocab, 3).map((v) => broken[r.below(6)] ?? v);
-  },
-  infinite: (r, vocab) => r.normal(vocab).map((v) => (r.below(20) === 0 ? Number.POSITIVE_INFINITY : v)),
-};
-
-function oneOf<V>(r: Random, values: readonly V[]): V {
-  return values[r.below(values.length)];
 }
 
 function someOptions(r: Random, vocab: number): SamplerOptions {

@@ -55,7 +55,8 @@ export function backendOver(
   const memory = createGpuMemory(device, errors);
   const { recorder, record } = createRecorder(device, memory, variant, errors);
   const profiler = profile && device.features.has('timestamp-query') ? createProfiler(device, memory) : undefined;
-  let disposed = false;
+  /** Why nothing can be done any more, from `dispose` on. */
+  let end: Error | undefined;
   /** What starts leave for the host, by their size, while no one waits for them: sizes are few, two may be under way. */
   const staging = new Map<number, GPUBuffer[]>();
 
@@ -66,8 +67,7 @@ export function backendOver(
     idle.push(buffer);
   }
   const takeStaging = (bytes: number): GPUBuffer => staging.get(roundUp(bytes, 16))?.pop() ?? newStaging(bytes);
-  // A device that is lost is disposed of soon: that it was lost says more.
-  const gone = () => errors.lost ?? (disposed ? new Error('webgpu: the backend was disposed') : undefined);
+  const gone = () => end ?? errors.lost;
   function checkLive(): void {
     const error = gone();
     if (error !== undefined) throw error;
@@ -84,7 +84,7 @@ export function backendOver(
         errors.whenLost,
         new Promise<undefined>((resolve) => setTimeout(resolve, 100)),
       ]);
-      if (!disposed) memory.destroy(buffer);
+      if (end === undefined) memory.destroy(buffer);
       throw gone() ?? reason ?? error;
     }
   }
@@ -126,7 +126,7 @@ export function backendOver(
             results.into.set(from.subarray(i * bytes, i * bytes + results.bytes), i * results.bytes);
           }
         });
-        if (!disposed) giveStaging(copies);
+        if (end === undefined) giveStaging(copies);
       }
       for (const take of timed) await take();
       await errors.check();
@@ -199,7 +199,7 @@ export function backendOver(
       checkLive();
       return memory.alloc(bytes);
     },
-    free: (tensor) => disposed || memory.free(tensor),
+    free: (tensor) => end !== undefined || memory.free(tensor),
     write,
     async fill(tensor, read) {
       const piece = new Uint8Array(Math.min(FILL_BYTES, tensor.bytes));
@@ -228,7 +228,7 @@ export function backendOver(
       encoder.copyBufferToBuffer(tensor.buffer, first, copy, 0, bytes);
       device.queue.submit([encoder.finish()]);
       await mapped(copy, bytes, (from) => into.set(from.subarray(at - first, at - first + into.length)));
-      if (!disposed) memory.destroy(copy);
+      if (end === undefined) memory.destroy(copy);
       await errors.check();
     },
     // Ops make what they need themselves, see `part` in recorder.ts.
@@ -238,7 +238,7 @@ export function backendOver(
     record(build) {
       checkLive();
       const recording = record(build);
-      const program: GpuProgram = { recording, free: () => disposed || memory.destroy(recording.uniforms) };
+      const program: GpuProgram = { recording, free: () => end !== undefined || memory.destroy(recording.uniforms) };
       return program;
     },
     run: (program) => start(program, 1),
@@ -251,8 +251,9 @@ export function backendOver(
     memoryUsed: () => ({ allocated: memory.used(), held: memory.used() }),
     profile: () => profiler?.times() ?? [],
     async dispose({ keepDevice = !own } = {}) {
-      if (disposed) return;
-      disposed = true;
+      if (end !== undefined) return;
+      // A device that is lost is disposed of soon: that it was lost says more.
+      end = errors.lost ?? new Error('webgpu: the backend was disposed');
       memory.dispose();
       errors.dispose();
       if (!keepDevice) {

@@ -9,6 +9,7 @@ import {
   type SamplerOptions,
   writeParams,
 } from '../../../dist/sampler.js';
+import { LOGITS, oneOf } from '../../../test/logits.js';
 import { type Random, random } from '../../../test/random.js';
 import { backendOver, type WebGpuBackend } from '../dist/backend.js';
 import { openDevice } from '../dist/device.js';
@@ -27,25 +28,6 @@ interface Row {
 
 /** All filters off. */
 const OPEN: SamplerOptions = { temperature: 1, topK: 0, topP: 1, minP: 0 };
-
-const LOGITS: Record<string, (r: Random, vocab: number) => Float32Array> = {
-  normal: (r, vocab) => r.normal(vocab, 3),
-  flat: (r, vocab) => r.normal(vocab, 1e-3),
-  ties: (r, vocab) => r.normal(vocab, 2).map(Math.round),
-  equal: (r, vocab) => new Float32Array(vocab).fill(r.below(3) - 1),
-  rising: (_, vocab) => Float32Array.from({ length: vocab }, (_, i) => (8 * i) / vocab - 12),
-  huge: (r, vocab) => r.normal(vocab, 1e38),
-  zeros: (r, vocab) => Float32Array.from({ length: vocab }, () => [0, -0, 1e-40, -1e-40][r.below(4)]),
-  broken: (r, vocab) => {
-    const broken = [Number.NaN, -Number.NaN, Number.NEGATIVE_INFINITY, Number.NEGATIVE_INFINITY];
-    return r.normal(vocab, 3).map((v) => broken[r.below(6)] ?? v);
-  },
-  infinite: (r, vocab) => r.normal(vocab).map((v) => (r.below(20) === 0 ? Number.POSITIVE_INFINITY : v)),
-};
-
-function oneOf<V>(r: Random, values: readonly V[]): V {
-  return values[r.below(values.length)];
-}
 
 function someOptions(r: Random, vocab: number): SamplerOptions {
   const bias = () => oneOf(r, [r.uniform() * 8 - 4, 100, -100, 1e39, Infinity, -Infinity, 0]);

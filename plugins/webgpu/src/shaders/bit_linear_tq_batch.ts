@@ -16,7 +16,6 @@ export function bitLinearTqBatch(variant: Variant, add: boolean): Kernel {
       ['w: array<u32>', 'q: array<vec4<u32>>', 'info: array<vec2<u32>>', '*y: array<f32>'],
       ['blocks: u32', 'wRows: u32', 'rows: u32'],
     )}${EXACT}${dot64(variant)}${tqBlocks(['w'])}
-fn rounded4(v: vec4<f32>) -> vec4<f32> { return bitcast<vec4<f32>>(bitcast<vec4<u32>>(v) ^ vec4<u32>(p.zero)); }
 
 // [quarter][row], and [token][16 vectors].
 var<workgroup> tile: array<vec4<u32>, ${4 * TILE_ROWS}>;

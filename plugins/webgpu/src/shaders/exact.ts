@@ -4,7 +4,7 @@
  * rounding is computed with these. Only + - * of f32 are taken to be rounded to nearest even.
  *
  *   rounded(x)             x, as a number that no compiler can fuse or reorder with what comes next: it is xored with the
- *                          first word of the uniform block, which is 0
+ *                          first word of the uniform block, which is 0; rounded4 of four
  *   divide(a, b)           a / b rounded to nearest even; normal numbers or a = 0
  *   divideSum(s, b)        the same of (s.x + s.y) / b, where |s.y| is at most half a last place of s.x
  *   squareRoot(x)          rounded to nearest even; normal, above 0
@@ -14,6 +14,7 @@
  */
 export const EXACT = /* wgsl */ `
 fn rounded(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) ^ p.zero); }
+fn rounded4(v: vec4<f32>) -> vec4<f32> { return bitcast<vec4<f32>>(bitcast<vec4<u32>>(v) ^ vec4<u32>(p.zero)); }
 
 fn divideSum(s: vec2<f32>, b: f32) -> f32 {
   let bits = bitcast<vec2<u32>>(vec2<f32>(s.x, b));

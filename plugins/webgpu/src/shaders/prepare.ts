@@ -29,7 +29,6 @@ var<private> scale: f32;
 var<private> scale2: f32;
 var<private> xScale: f32;
 
-fn rounded4(v: vec4<f32>) -> vec4<f32> { return bitcast<vec4<f32>>(bitcast<vec4<u32>>(v) ^ vec4<u32>(p.zero)); }
 fn normedOnce(i: u32) -> vec4<f32> {
   ${norms > 0 ? 'return rounded4(rounded4(x[rowAt + i] * scale) * weight[i]);' : 'return x[rowAt + i];'}
 }

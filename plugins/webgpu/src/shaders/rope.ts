@@ -104,7 +104,6 @@ fn rotated(at: u32, scale: f32, unit: u32, pos: u32) -> vec4<f32> {
  *   scoreOf(a, b, c, d)                the lanes' sums joined, by p.scale
  */
 export const DOT = /* wgsl */ `
-fn rounded4(v: vec4<f32>) -> vec4<f32> { return bitcast<vec4<f32>>(bitcast<vec4<u32>>(v) ^ vec4<u32>(p.zero)); }
 fn nextOfLane(i: u32) -> u32 { return select(i + 4u, i + 1u, i >= p.units - p.units % 4u); }
 fn lastOfLane(lane: u32) -> u32 { return select(p.units - p.units % 4u, p.units, lane == 0u); }
 fn scoreOf(a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> f32 {
