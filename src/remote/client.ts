@@ -73,7 +73,13 @@ export async function remoteModel(
   }
 
   /** @returns the question's id */
-  function ask(method: Method, subject: unknown, options: CommonOptions, asker: Asker, memory: Transferable[] = []): number {
+  function ask(
+    method: Method,
+    subject: unknown,
+    options: CommonOptions,
+    asker: Asker,
+    memory: Transferable[] = [],
+  ): number {
     const id = asked++;
     const { signal: _, onProgress, ...rest } = options;
     try {
@@ -179,7 +185,7 @@ export async function remoteModel(
   /** A call of what has one answer. */
   const calls =
     <R>(method: Method) =>
-    async (subject: unknown, callOptions?: CommonOptions): Promise<R> => {
+    async (subject: unknown, callOptions?: object): Promise<R> => {
       live();
       return (await answerOf(method, subject, callOptions)) as R;
     };

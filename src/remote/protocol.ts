@@ -53,10 +53,11 @@ export function plainError(error: unknown): PlainError {
 const STANDARD = [RangeError, TypeError, SyntaxError, Error] as const;
 
 /**
- * The error again, of its class.
+ * The error again, of its class; one of this side is given back.
  * @param asked made where the worker was asked: its frames come before those of the worker, which is one minified line
  */
-export function errorOf(plain: PlainError, asked?: Error): Error {
+export function errorOf(plain: PlainError | Error, asked?: Error): Error {
+  if (plain instanceof Error) return plain;
   const { name, message, stack, isDom, offset } = plain;
   const options = plain.cause === undefined ? undefined : { cause: errorOf(plain.cause) };
   let error: Error;
@@ -69,7 +70,10 @@ export function errorOf(plain: PlainError, asked?: Error): Error {
     if (Known === undefined) error.name = name;
   }
   const frames = asked?.stack?.slice(asked.stack.indexOf('\n') + 1);
-  if (frames !== undefined && !isDom) error.stack = `${name}: ${message}\n${frames}\n  in the worker: ${stack}`;
+  if (frames !== undefined && !isDom) {
+    const head = `${name}: ${message}\n`;
+    error.stack = `${head}${frames}\n  in the worker:\n${stack?.startsWith(head) ? stack.slice(head.length) : stack}`;
+  }
   return error;
 }
 

@@ -2,7 +2,7 @@
 import type { GenerateOptions, Token } from '../generate.ts';
 import { loadModel, type Model, type ModelInfo, type ModelInput, type Prompt } from '../load_model.ts';
 import type { LoadProgress } from '../model/weights.ts';
-import { type Answer, buffersOf, plainError, type Question } from './protocol.ts';
+import { type Answer, buffersOf, plainError, type Question, UNREAD } from './protocol.ts';
 
 /** A worker's own scope, or a MessagePort. */
 export interface Port {
@@ -79,7 +79,7 @@ export function serve(port: Port): void {
 
   async function answer(ask: Ask): Promise<void> {
     const { id } = ask;
-    const work: Work = { ending: new AbortController(), room: 0, wake() {} };
+    const work: Work = { ending: new AbortController(), room: UNREAD, wake() {} };
     working.set(id, work);
     try {
       const value = await perform(ask, work);
