@@ -7,21 +7,22 @@ import type { Answer } from './protocol.ts';
 export async function loadModel(input: ModelInput, options: LoadModelOptions = {}): Promise<Model> {
   const isPage = typeof document === 'object' && typeof Worker === 'function';
   const { backend, worker = isPage && backend === undefined } = options;
-  const file = typeof input === 'string' ? addressOf(input) : input;
+  const file = typeof input === 'string' ? resolved(input) : input;
   if (!worker || !isPage) return (await import('../load_model.ts')).loadModel(file, options);
   if (backend !== undefined)
     throw new RangeError('worker: a backend computes where it was opened, expected no `backend`');
-  const [{ remoteModel }, { workerSource }] = await Promise.all([import('./client.ts'), import('./worker_source.js')]);
-  return remoteModel((events) => startWorker(workerSource, events), file, options);
+  const [{ remoteModel }, { engineSource }] = await Promise.all([import('./client.ts'), import('./engine_source.js')]);
+  return remoteModel((events) => startWorker(`${engineSource};engine.serve(self);`, events), file, options);
 }
 
-function addressOf(text: string): URL {
+/** Relative to the page, or to the script of a worker. */
+function resolved(text: string): URL {
   return new URL(text, typeof document === 'object' ? document.baseURI : location.href);
 }
 
 function startWorker(source: string, { onAnswer, onDeath }: Events): Connection {
   const address = URL.createObjectURL(new Blob([source], { type: 'text/javascript' }));
-  const worker = new Worker(address, { type: 'module', name: 'ternlm' });
+  const worker = new Worker(address, { name: 'ternlm' });
   const what = 'the worker that runs the model';
   worker.onmessage = ({ data }: MessageEvent<Answer>) => {
     URL.revokeObjectURL(address);
