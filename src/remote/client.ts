@@ -1,7 +1,7 @@
 // The page's side: a Model whose work is done in a worker.
 import { type Completion, collect, type GenerateOptions, type Token } from '../generate.ts';
 import type { CompleteOptions, LoadModelOptions, Model, ModelInfo, ModelInput, Prompt } from '../load_model.ts';
-import { type Answer, errorOf, type Method, type PlainError, type Question, UNREAD } from './protocol.ts';
+import { type Answer, errorOf, type Method, type Question, UNREAD } from './protocol.ts';
 
 /** What the other end tells: its answers, and that it is gone. */
 export interface Events {
@@ -18,10 +18,12 @@ export interface Connection {
 
 /** Who waits for an answer. */
 interface Asker {
+  /** Made where it was asked: errors tell. */
+  readonly here: Error;
   onToken?(token: Token): void;
   onProgress?: ((progress: never) => void) | undefined;
   onDone(value: unknown): void;
-  onFailed(error: Error | PlainError): void;
+  onFailed(error: unknown): void;
 }
 
 interface CommonOptions {
@@ -51,15 +53,24 @@ export async function remoteModel(
       const asker = askers.get(answer.id);
       if (asker === undefined) return; // nobody waits for it any more
       if (answer.kind === 'token') asker.onToken?.(answer.token);
-      else if (answer.kind === 'progress') asker.onProgress?.(answer.progress as never);
+      else if (answer.kind === 'progress') report(answer.id, asker, answer.progress);
       else {
         askers.delete(answer.id);
         if (answer.kind === 'done') asker.onDone(answer.value);
-        else asker.onFailed(answer.error);
+        else asker.onFailed(errorOf(answer.error, asker.here));
       }
     },
     onDeath: leave,
   });
+
+  function report(id: number, asker: Asker, progress: unknown): void {
+    try {
+      asker.onProgress?.(progress as never);
+    } catch (error) {
+      end(id);
+      asker.onFailed(error);
+    }
+  }
 
   function leave(why: Error): void {
     gone ??= why;
@@ -85,8 +96,7 @@ export async function remoteModel(
     try {
       connection.post({ kind: 'ask', id, method, subject, options: rest, progress: onProgress !== undefined }, memory);
     } catch (cause) {
-      const given = Object.entries({ ...rest, [method === 'load' ? 'file' : method]: subject });
-      const [name] = given.find(([, value]) => !isCloneable(value)) ?? [method];
+      const [name = `what ${method} was given`] = Object.entries(rest).find(([, value]) => !isCloneable(value)) ?? [];
       throw new RangeError(`${name}: cannot be copied to the worker that runs the model: ${cause}`, { cause });
     }
     askers.set(id, asker);
@@ -100,12 +110,12 @@ export async function remoteModel(
 
   function answerOf(
     method: Method,
-    subject?: unknown,
-    options: CommonOptions = {},
+    subject: unknown,
+    options: CommonOptions,
+    here: Error,
     memory?: Transferable[],
   ): Promise<unknown> {
     const { signal, onProgress } = options;
-    const here = new Error();
     return new Promise((resolve, reject) => {
       signal?.throwIfAborted();
       const onAbort = () => {
@@ -114,6 +124,7 @@ export async function remoteModel(
       };
       const settled = () => signal?.removeEventListener('abort', onAbort);
       const asker: Asker = {
+        here,
         onProgress,
         onDone(value) {
           settled();
@@ -121,7 +132,7 @@ export async function remoteModel(
         },
         onFailed(error) {
           settled();
-          reject(errorOf(error, here));
+          reject(error);
         },
       };
       const id = ask(method, subject, options, asker, memory);
@@ -140,8 +151,9 @@ export async function remoteModel(
     const unread: Token[] = [];
     let notify = () => {};
     let completion: Completion | undefined;
-    let failure: Error | undefined;
+    let failure: unknown;
     const id = ask('generate', prompt, options, {
+      here,
       onToken(token) {
         unread.push(token);
         notify();
@@ -151,7 +163,7 @@ export async function remoteModel(
         notify();
       },
       onFailed(error) {
-        failure = errorOf(error, here);
+        failure = error;
         notify();
       },
     });
@@ -185,16 +197,16 @@ export async function remoteModel(
   /** A call of what has one answer. */
   const calls =
     <R>(method: Method) =>
-    async (subject: unknown, callOptions?: object): Promise<R> => {
+    async (subject: unknown, callOptions: object = {}): Promise<R> => {
       live();
-      return (await answerOf(method, subject, callOptions)) as R;
+      return (await answerOf(method, subject, callOptions, new Error())) as R;
     };
   const complete = calls<Completion>('complete');
 
   const { worker: _, ...loadOptions } = options;
   const [subject, memory] = copyOf(input);
   try {
-    await answerOf('load', subject, loadOptions, memory);
+    await answerOf('load', subject, loadOptions, new Error(), memory);
   } catch (error) {
     connection.end();
     throw error;
@@ -222,8 +234,7 @@ export async function remoteModel(
       disposed ??= (async () => {
         if (gone !== undefined) return; // the worker died
         gone = new Error('the model was disposed');
-        const done = answerOf('dispose');
-        await done.finally(() => leave(gone as Error));
+        await answerOf('dispose', undefined, {}, gone).finally(() => leave(gone as Error));
       })();
       return disposed;
     },

@@ -5,7 +5,6 @@ import { remoteModel } from './client.ts';
 import { engineSource } from './engine_source.js';
 import type { Port, serve } from './server.ts';
 
-
 let engine: Promise<{ serve: typeof serve }> | undefined;
 
 /** As loadModel of ../load_model.ts. Through the protocol, so that errors are of this module's classes. */
