@@ -41,7 +41,16 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     ],
     ...['backend/backend.ts', 'backend/wasm'],
   ],
-  'placement.ts': ['evaluate.ts', 'engine', 'gguf', 'model', 'sampler.ts', 'backend/backend.ts', 'backend/wasm'],
+  'placement.ts': [
+    'host',
+    'evaluate.ts',
+    'engine',
+    'gguf',
+    'model',
+    'sampler.ts',
+    'backend/backend.ts',
+    'backend/wasm',
+  ],
   'evaluate.ts': ['model', 'backend/backend.ts'],
   'calibrate.ts': ['evaluate.ts', 'model', 'backend/backend.ts'],
   'generate.ts': ['engine', 'tokenizer', 'sampler.ts'],
@@ -131,7 +140,7 @@ describe('import rules', () => {
   it('uses only packages that are dependencies', () => {
     const bare = imports
       .map(([, to]) => to)
-      .filter((to) => !files.includes(to) && !to.startsWith('node:') && !to.endsWith('kernels.js'));
+      .filter((to) => !files.includes(to) && !to.startsWith('node:') && !/kernels\.js$|\.wasm$/.test(to));
     expect(bare.filter((to) => !(to in manifest.dependencies))).toEqual([]);
   });
 
