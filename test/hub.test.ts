@@ -471,7 +471,7 @@ describe('answers that are not what was asked for', () => {
     [
       'longer than the hub lists it',
       { 'content-length': 888_033 },
-      new Uint8Array(888_033),
+      Buffer.concat([model, new Uint8Array(1)]),
       { code: 'length', message: /888033 bytes, expected 888032/ },
     ],
     [
@@ -499,6 +499,18 @@ describe('answers that are not what was asked for', () => {
       return true;
     };
     await expectFailure({ code: 'length', message: at(`more than the ${model.length} bytes that were promised`) });
+  });
+
+  test.each(['shorter', 'longer'])('a %s body without any length', async (which) => {
+    hub.mood = (_, response) => {
+      response.writeHead(200);
+      response.write(which === 'shorter' ? model.subarray(0, 5000) : model);
+      response.end(which === 'shorter' ? undefined : model);
+      return true;
+    };
+    if (which === 'shorter') {
+      await expectFailure({ code: 'network', message: at('the connection ended after 5000 of 888032 bytes') }, PART);
+    } else await expectFailure({ code: 'length', message: at('more than the 888032 bytes that were promised') });
   });
 
   test('a body without a length that ends early goes on the next time', async () => {
@@ -659,7 +671,9 @@ describe('two at once', () => {
     const child = spawn(process.execPath, [MAIN, 'pull', REF, '--endpoint', hub.url, '--cache-folder', cacheFolder]);
     const gone = new Promise((done) => child.on('close', done));
     while ((await partBytes()) !== 400_000) await new Promise((done) => setTimeout(done, 20));
-    await expect(removeModel(REF, { cacheFolder })).rejects.toThrow(/another process is downloading it/);
+    await expect(removeModel(REF, { cacheFolder })).rejects.toThrow(
+      /org\/tiny:ggml-model-i2_s\.gguf: it is being downloaded/,
+    );
     const waited: number[] = [];
     const pulling = pull(REF, { onProgress: ({ loadedBytes }) => waited.push(loadedBytes) });
     while (waited.length === 0) await new Promise((done) => setTimeout(done, 20));

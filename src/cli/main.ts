@@ -27,9 +27,9 @@ Usage: ternlm <command> [options]
 Commands
 ${verbs.join('\n')}
 
-A model is a GGUF file, its http(s) address, or org/repo of the Hugging Face hub,
-which is downloaded once and kept. Without one, the small demo model that comes
-with ternlm is used: it writes tales.
+A model is a GGUF file, its http(s) address, or org/repo of the Hugging Face
+hub, which is downloaded once and kept. Without one, the small demo model that
+comes with ternlm is used: it writes tales.
 
 Examples
   ternlm run "Once upon a time"

@@ -19,13 +19,14 @@ export const pull: Verb = {
   maxPositionals: 1,
   summary: 'download a model, or bring it up to date',
   about: `Downloads a model of the Hugging Face hub, or of any http(s) address, and keeps
-it: the other commands find it under the same name, without a network. Of several
-GGUF files in a repository the one for ternlm is taken (I2_S before the others)
-where that can be told; :file names another, @revision a branch, tag or commit.
+it: the other commands find it under the same name, without a network. Of
+several GGUF files in a repository the one for ternlm is taken, I2_S before the
+others, where that can be told; :file names another, @revision a branch, tag or
+commit.
 
-What was broken off goes on where it ended. The file is there under its name when
-its length is right, and its checksum, which the hub knows. HF_TOKEN in the
-environment is for private and gated models, and is told to the hub alone.
+A download that was broken off goes on where it ended. The file gets its name
+when its length is right, and its checksum where the hub knows it. HF_TOKEN in
+the environment is for private and gated models; only the hub is told it.
 
 The path of the file goes to stdout.`,
   groups: [

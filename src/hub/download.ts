@@ -70,14 +70,8 @@ export async function download(part: Part, store: Store, wanted: Wanted, options
         await restart();
         if (status === 206) return false;
       }
-      if (range.size !== undefined && wanted.size !== undefined && range.size !== wanted.size) {
-        throw new HubError(
-          'length',
-          `${answer.name}: ${range.size} bytes, expected ${wanted.size} as the hub lists it`,
-        );
-      }
       if (kept === 0) stored = { ...stored, size: wanted.size ?? range.size, etag: tag };
-      await take(answer, range.wanted);
+      await take(answer, range);
       return stored.size === undefined || isWhole();
     } finally {
       answer.cancel();
@@ -93,8 +87,9 @@ export async function download(part: Part, store: Store, wanted: Wanted, options
     stored = { name, url: wanted.url, size: wanted.size, sha256: wanted.sha256, oid: wanted.oid };
   }
 
-  /** Reads a body of so many bytes, if it is known how many. */
-  async function take(answer: Answer, bytes: number | undefined): Promise<void> {
+  /** Reads a body, which may not tell how long it is. */
+  async function take(answer: Answer, range: BodyRange): Promise<void> {
+    const bytes = range.wanted ?? stored.size;
     let got = 0;
     /** Of the beginning, until there is enough to see what it is. */
     let first: Uint8Array = new Uint8Array(0);
@@ -110,7 +105,8 @@ export async function download(part: Part, store: Store, wanted: Wanted, options
         added = joined(first, chunk);
         first = added;
         if (added.length < MAGIC.length) continue;
-        checkMagic(answer, added);
+        checkMagic(answer, added); // first, as a page to log in has another length too
+        checkSize(answer, range.size, wanted.size);
         await part.begin(stored);
         hash = await part.hash();
       }
@@ -198,6 +194,11 @@ function checkMagic({ name, headers }: Answer, bytes: Uint8Array): void {
   const seen = [...bytes.subarray(0, 16)].map((byte) => (byte > 31 && byte < 127 ? String.fromCharCode(byte) : '.'));
   const type = headers.get('content-type') ?? 'no type';
   throw new HubError('format', `${name}: no GGUF file: it begins with "${seen.join('')}" (${type}), expected "GGUF"`);
+}
+
+function checkSize({ name }: Answer, size: number | undefined, wanted: number | undefined): void {
+  if (size === undefined || wanted === undefined || size === wanted) return;
+  throw new HubError('length', `${name}: ${size} bytes, expected ${wanted} as the hub lists it`);
 }
 
 async function checkRoom(store: Store, { url, size }: Wanted, kept: number): Promise<void> {

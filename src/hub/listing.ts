@@ -23,6 +23,8 @@ export interface HubAccess extends RetryOptions {
  * all others are repacked to; TL2 is the smallest.
  */
 const PREFERRED: readonly string[] = ['i2_s', 'tl2', 'tq2_0', 'tl1', 'tq1_0'];
+/** Who is offline shall not wait long to be told. */
+const MAX_RETRIES = 2;
 /** A list is some 200 bytes a file. */
 const MAX_LIST_BYTES = 32 << 20;
 const MAX_PAGES = 100;
@@ -50,7 +52,8 @@ export async function listFiles(reference: Reference, access: HubAccess): Promis
     if (pages === MAX_PAGES)
       throw new HubError('format', `${addressName(next)}: more than ${MAX_PAGES} pages of files`);
     const url: URL = next;
-    const { entries, link } = await withRetries(access, () => page(url, access));
+    const retries = Math.min(access.retries, MAX_RETRIES);
+    const { entries, link } = await withRetries({ ...access, retries }, () => page(url, access));
     for (const entry of entries) {
       const file = fileOf(entry);
       if (file !== undefined) files.push(file);

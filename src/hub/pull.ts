@@ -139,7 +139,7 @@ export async function removeModel(
   const removed = (await store.list()).filter(({ stored }) => isNamed(text, stored.name));
   for (const { key, stored, complete } of removed) {
     const busy = async () => {
-      throw new HubError('cache', `${stored.name}: another process is downloading it, expected none`);
+      throw new HubError('cache', `${stored.name}: it is being downloaded; expected that to be stopped first`);
     };
     await store.locked(key, { onWait: busy }, () => store.remove(key, complete));
   }
