@@ -2,6 +2,7 @@
 export { type Backend, BackendLostError } from './backend/backend.ts';
 export type { ActivationsOptions } from './calibrate.ts';
 export type { ChatMessage } from './chat.ts';
+export { type EstimateOptions, estimate, type MemoryEstimate } from './estimate.ts';
 export type { EmbedOptions, Perplexity, PerplexityOptions } from './evaluate.ts';
 export type { Completion, FinishReason, GenerateOptions, Timings, Token } from './generate.ts';
 export { GgufError } from './gguf/error.ts';
@@ -13,8 +14,10 @@ export {
   loadModel,
   type Model,
   type ModelInfo,
+  type ModelInput,
   type Prompt,
 } from './load_model.ts';
+export type { Advice } from './model/advice.ts';
 export type { LoadProgress, WeightStorage } from './model/weights.ts';
 export type { SamplerOptions } from './sampler.ts';
 

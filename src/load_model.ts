@@ -17,10 +17,14 @@ import { GgufError } from './gguf/error.ts';
 import { readHeader } from './gguf/header.ts';
 import { openSource, type Source } from './gguf/source.ts';
 import type { TilesOption } from './gguf/tiles.ts';
-import { readConfig } from './model/config.ts';
+import { MAX_CONTEXT } from './model/advice.ts';
+import { type Config, readConfig } from './model/config.ts';
 import type { LoadProgress, WeightStorage } from './model/weights.ts';
 import { checkBackend, type Placed, placeModel } from './placement.ts';
 import { createTokenizer, type EncodeOptions, type Tokenizer } from './tokenizer/tokenizer.ts';
+
+/** A path, an address, or the file itself. */
+export type ModelInput = string | URL | Blob | Uint8Array | ArrayBuffer;
 
 export interface LoadModelOptions {
   /**
@@ -35,7 +39,10 @@ export interface LoadModelOptions {
    * ones do not. info.warnings says why. Without it they fail with a BackendLostError. Default false.
    */
   readonly fallback?: boolean;
-  /** Threads of the CPU backend; 1 runs on the caller's thread. Default: the physical cores, at most 16. */
+  /**
+   * Threads of the CPU backend; 1 runs on the caller's thread. Default: the physical cores, at most 16, and 1 in a page that is
+   * not cross-origin isolated (info.warnings).
+   */
   readonly threads?: number;
   /** Kernels of the CPU backend. Default 'auto': the fastest that work here. */
   readonly tier?: Tier | 'auto';
@@ -131,8 +138,8 @@ export interface Model {
   /** The whole answer at once, `onToken` for each token on the way. */
   complete(prompt: Prompt, options?: CompleteOptions): Promise<Completion>;
   /** Tokens of a prompt as generate would see it, or of a text. */
-  tokenize(text: string, options?: EncodeOptions): number[];
-  detokenize(tokens: ArrayLike<number>, options?: { skipSpecial?: boolean }): string;
+  tokenize(text: string, options?: EncodeOptions): Promise<number[]>;
+  detokenize(tokens: ArrayLike<number>, options?: { skipSpecial?: boolean }): Promise<string>;
   /** Logits f32 [tokens][vocab], row i after token i; for evaluation. */
   logits(tokens: ArrayLike<number>, options?: LogitsOptions): Promise<Float32Array>;
   /**
@@ -164,12 +171,8 @@ const MAX_OUTS = 16;
  * @throws RangeError when an option is out of range or memory does not suffice
  * @throws what opening the backend throws
  */
-export async function loadModel(
-  input: string | URL | Blob | Uint8Array | ArrayBuffer,
-  options: LoadModelOptions = {},
-): Promise<Model> {
+export async function loadModel(input: ModelInput, options: LoadModelOptions = {}): Promise<Model> {
   const { backend: given, fallback = false, signal } = options;
-  const { parallel = 4, kv: kvType = 'f16', head = 'auto', repack = 'auto' } = options;
   /** Ends reading, now and when weights are read again. */
   const reading = new AbortController();
   const onAbort = () => reading.abort(signal?.reason);
@@ -179,11 +182,7 @@ export async function loadModel(
   let source: Source | undefined;
   try {
     checkAlone(options);
-    count('parallel', parallel, MAX_OUTS);
-    checkKv(kvType);
-    checkHead(head);
-    checkRepack(repack);
-    if (options.contextSize !== undefined) count('contextSize', options.contextSize, 1 << 24);
+    const { parallel, kv: kvType, head, repack, contextOf } = layOptions(options);
     signal?.throwIfAborted();
     signal?.addEventListener('abort', onAbort);
 
@@ -193,7 +192,7 @@ export async function loadModel(
     const config = readConfig(header, file, options.activation);
     const tokenizer = openTokenizer(header.metadata, file);
     const chat = createChat(header.metadata, tokenizer);
-    const contextSize = options.contextSize ?? Math.min(config.contextLength, 4096);
+    const contextSize = contextOf(config);
     const { layout, onProgress, threads, tier, revectorize } = options;
     owned = undefined; // from here on it is placeModel's
     const placement = await placeModel(source, header, config, {
@@ -330,8 +329,8 @@ export async function loadModel(
           onToken?.(next.value);
         }
       },
-      tokenize: (text, encodeOptions) => tokenizer.encode(text, { addSpecial: true, ...encodeOptions }),
-      detokenize: (tokens, decodeOptions) => tokenizer.decode(tokens, decodeOptions),
+      tokenize: async (text, encodeOptions) => tokenizer.encode(text, { addSpecial: true, ...encodeOptions }),
+      detokenize: async (tokens, decodeOptions) => tokenizer.decode(tokens, decodeOptions),
       async logits(tokens, { kv: type = kvType, batch = MAX_OUTS } = {}) {
         live();
         checkKv(type);
@@ -400,9 +399,30 @@ function openTokenizer(metadata: ReadonlyMap<string, unknown>, file: string): To
   }
 }
 
+/** How a model is to lie in memory: what these options say, checked, or leave open. */
+export function layOptions(options: Pick<LoadModelOptions, 'contextSize' | 'parallel' | 'kv' | 'head' | 'repack'>): {
+  parallel: number;
+  kv: KvType;
+  head: 'auto' | 'exact';
+  repack: 'auto' | 'none';
+  contextOf(config: Pick<Config, 'contextLength'>): number;
+} {
+  const { contextSize, parallel = 4, kv = 'f16', head = 'auto', repack = 'auto' } = options;
+  count('parallel', parallel, MAX_OUTS);
+  checkKv(kv);
+  checkHead(head);
+  checkRepack(repack);
+  if (contextSize !== undefined) count('contextSize', contextSize, MAX_CONTEXT);
+  return {
+    ...{ parallel, kv, head, repack },
+    contextOf: ({ contextLength }) => contextSize ?? Math.min(contextLength, 4096),
+  };
+}
+
 const CPU_OPTIONS = ['threads', 'tier', 'revectorize'] as const;
 
-function checkAlone(options: LoadModelOptions): void {
+/** @throws RangeError where options of the CPU are given beside a backend */
+export function checkAlone(options: Pick<LoadModelOptions, 'backend' | (typeof CPU_OPTIONS)[number]>): void {
   const set = CPU_OPTIONS.filter((name) => options[name] !== undefined);
   if (options.backend === undefined || set.length === 0) return;
   throw new RangeError(`${set.join(', ')}: of the CPU, expected only where no backend is given`);

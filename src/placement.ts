@@ -16,6 +16,7 @@ import {
   type Sizing,
   screenWarning,
   stepLimits,
+  systemWarnings,
   type Wishes,
 } from './model/fit.ts';
 import { createKvCache, type KvBlocks, kvBlockBytes, kvBlocksOf } from './model/kv_cache.ts';
@@ -83,7 +84,9 @@ export async function placeModel(
   async function onCpu(why: string[], placing: LayOptions): Promise<Placed> {
     const backend = await wasmBackend(cpu);
     const { warnings, ...placed } = await placeOn<Tensor>(backend, source, header, config, placing);
-    return { ...placed, warnings: [...why, ...warnings], tier: backend.tier, threads: backend.threads };
+    const { tier, threads, whyFewer } = backend;
+    const notes = whyFewer === undefined ? why : [...why, `one thread: ${whyFewer}`];
+    return { ...placed, warnings: [...notes, ...warnings], tier, threads };
   }
 
   async function onGiven(): Promise<Placed> {
@@ -177,6 +180,8 @@ async function placeOn<T extends Tensor>(
     if (fit === undefined) throw refusal(source.name, header, config, backend, wishes);
     const head = needs.screen > 0 && !fit.screened ? 'exact' : wished;
     if (head !== wished) warnings.push(screenWarning(needs));
+    const { availableBytes }: Sizing = backend;
+    warnings.push(...systemWarnings(fit.totalBytes, fit.blocks * needs.block, availableBytes));
     const weights = await loadWeights(backend, source, header, config, { ...options, head });
     warnings.push(...weights.warnings);
     if (config.headTensor === undefined) return { backend, weights, head, device: undefined, kvBytes: 0, warnings };

@@ -15,6 +15,9 @@ export interface Advice {
   readonly converts: boolean;
 }
 
+/** A shorter context is hardly worth a word, where the one that was wished for is longer. */
+const WORTH_POSITIONS = 256;
+
 /** Most positions that loadModel takes. */
 export const MAX_CONTEXT: number = 1 << 24;
 
@@ -96,8 +99,9 @@ export function adviceOf(header: GgufHeader, c: Config, backend: Sizing, wishes:
       return true;
     }
     const contextSize = largestContext(wishes.contextSize - 1, (n) => enough({ ...options, contextSize: n }, of));
-    if (contextSize > 0) add({ ...options, contextSize }, converted);
-    return contextSize > 0;
+    if (contextSize < Math.min(WORTH_POSITIONS, wishes.contextSize / 2)) return false;
+    add({ ...options, contextSize }, converted);
+    return true;
   };
 
   addWith({});

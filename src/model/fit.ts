@@ -11,7 +11,11 @@ import { screenScratchBytes } from './weights.ts';
 export type Sizing = Pick<
   Backend,
   'computes' | 'repacks' | 'limitBytes' | 'maxRepeats' | 'scratchBytes' | 'screenBytes'
->;
+> & {
+  /** Of the CPU. */
+  readonly threads?: number;
+  readonly availableBytes?: number | undefined;
+};
 
 /** How a model is to lie on a backend. */
 export interface Wishes {
@@ -122,6 +126,11 @@ export function fitOf(needs: Needs, limit: number, parallel: number): Fit | unde
   return fitted(needs, limit, parallel, needs.screen) ?? fitted(needs, limit, parallel, 0);
 }
 
+/** The least that a model takes, whether it fits or not. */
+export function leastOf(needs: Needs): Fit {
+  return fitted(needs, Number.POSITIVE_INFINITY, 1, 0) as Fit;
+}
+
 /** Whether nothing had to be left out. */
 export function isWhole(fit: Fit, needs: Needs, parallel: number): boolean {
   return fit.screened === needs.screen > 0 && fit.blocks === needs.blocks * parallel;
@@ -134,6 +143,16 @@ export function screenWarning({ screen }: Needs): string {
 
 export function positionsWarning(blocks: number, { contextSize, parallel }: Pick<Wishes, 'contextSize' | 'parallel'>) {
   return `memory holds ${blocks * BLOCK_SIZE} positions in all, not ${contextSize} for each of ${parallel} sequences`;
+}
+
+/**
+ * Where the system has less left than all takes: no reason to refuse, since the cache is taken as it fills, and a system may
+ * swap, drop what it caches, or get memory back from others; but it may as well end the process.
+ */
+export function systemWarnings(totalBytes: number, kvBytes: number, available: number | undefined): string[] {
+  if (available === undefined || totalBytes <= available) return [];
+  const takes = `the model takes ${size(totalBytes - kvBytes)}, and ${size(kvBytes)} more as its cache fills`;
+  return [`memory: the system has ${size(available)} left; ${takes}`];
 }
 
 /** What takes how much, of a model that does not fit. */

@@ -1,3 +1,5 @@
+import { host } from '#host';
+import type { KernelsName } from '../../host/kernels.js';
 import { PICK_BYTES } from '../../sampler.ts';
 import {
   type Activation,
@@ -11,9 +13,8 @@ import {
   type WeightType,
 } from '../backend.ts';
 import { instantiate } from './abi.ts';
-import type { KernelsName } from './kernels.js';
 import { createMemory, MAX_THREADS, type WasmTensor } from './memory.ts';
-import { defaultThreads, inlinePool, workerPool } from './pool.ts';
+import { inlinePool, workerPool } from './pool.ts';
 import { align, sizingOf, type WasmSizing, weightCodes } from './sizes.ts';
 import { chooseTier, type Dot, kernelsNamed, type Tier, type TierChoice } from './tier.ts';
 
@@ -32,10 +33,11 @@ export interface WasmOptions {
   readonly kernels?: KernelsName;
 }
 
-export interface WasmBackend extends Backend<WasmTensor> {
+export interface WasmBackend extends Backend<WasmTensor>, WasmSizing {
   readonly tier: Tier;
   readonly dot: Dot;
-  readonly threads: number;
+  /** Why there are fewer threads than there could be, or undefined. */
+  readonly whyFewer: string | undefined;
   /** Why this tier, a line for each that was looked at. */
   readonly why: readonly string[];
 }
@@ -70,31 +72,45 @@ const REPACKS: readonly string[] = ['tl1 to i2_s', 'tl2 to i2_s', 'tq1_0 to tq2_
  * walks; the host writes only positions and lengths between two runs.
  */
 export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBackend> {
-  const { choice, threads } = await chosen(options);
-  return backendOver(choice, threads);
+  const { choice, threads, whyFewer } = await chosen(options);
+  return backendOver(choice, threads, whyFewer);
 }
 
 /** What sizes hang on of the backend that these options open; no thread is started. */
 export async function wasmSizing(options: WasmOptions = {}): Promise<WasmSizing> {
   const { choice, threads } = await chosen(options);
-  return sizingOf(instantiate(choice.module, createMemory().memory, 0), choice.tier, threads);
+  const { memory } = createMemory(choice.shared);
+  return sizingOf(instantiate(choice.module, memory, 0), choice.tier, threads);
 }
 
-async function chosen(options: WasmOptions): Promise<{ choice: TierChoice; threads: number }> {
-  const threads = options.threads ?? (await defaultThreads());
-  if (!Number.isInteger(threads) || threads < 1 || threads > MAX_THREADS) {
-    throw new RangeError(`threads: got ${threads}, expected a whole number from 1 to ${MAX_THREADS}`);
+async function chosen(
+  options: WasmOptions,
+): Promise<{ choice: TierChoice; threads: number; whyFewer: string | undefined }> {
+  const wished = options.threads ?? (await host.defaultThreads());
+  if (!Number.isInteger(wished) || wished < 1 || wished > MAX_THREADS) {
+    throw new RangeError(`threads: got ${wished}, expected a whole number from 1 to ${MAX_THREADS}`);
   }
+  const whyFewer = wished > 1 ? host.whyOneThread() : undefined;
+  if (whyFewer !== undefined && options.threads !== undefined) {
+    throw new RangeError(`threads: got ${wished}, expected 1: ${whyFewer}`);
+  }
+  const threads = whyFewer === undefined ? wished : 1;
   const { tier = 'auto', revectorize = tier === 'revec' } = options;
   const open = (candidate: TierChoice) => backendOver(candidate, 1);
   const choice =
-    options.kernels === undefined ? await chooseTier(tier, revectorize, open) : await kernelsNamed(options.kernels);
-  return { choice, threads };
+    options.kernels === undefined
+      ? await chooseTier(tier, revectorize, threads > 1, open)
+      : await kernelsNamed(options.kernels, threads > 1);
+  return { choice, threads, whyFewer };
 }
 
-/** The backend of one module. */
-export async function backendOver({ tier, dot, module, why }: TierChoice, threads: number): Promise<WasmBackend> {
-  const memory = createMemory();
+/** The backend of one module, which has to be one for shared memory where there are threads. */
+export async function backendOver(
+  { tier, dot, module, shared, why }: TierChoice,
+  threads: number,
+  whyFewer?: string,
+): Promise<WasmBackend> {
+  const memory = createMemory(shared);
   const kernels = instantiate(module, memory.memory, 0);
   const copy = ({ from, bytes, into }: Results<WasmTensor>) =>
     memory.read(from, 0, into.length === bytes ? into : into.subarray(0, bytes));
@@ -341,7 +357,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     ...sizing,
     tier,
     dot,
-    threads,
+    whyFewer,
     why,
     alloc: (bytes) => memory.alloc(bytes),
     free: (tensor) => memory.free(tensor),

@@ -1,3 +1,4 @@
+import { host } from '#host';
 import type { Backend, WeightType } from '../backend.ts';
 import type { Kernels } from './abi.ts';
 import { LIMIT_BYTES } from './memory.ts';
@@ -6,6 +7,9 @@ import type { Tier } from './tier.ts';
 /** What of the backend hangs on its kernels and threads alone: known before it is opened. */
 export interface WasmSizing
   extends Pick<Backend, 'computes' | 'repacks' | 'limitBytes' | 'maxRepeats' | 'scratchBytes' | 'screenBytes'> {
+  readonly threads: number;
+  /** Bytes that the system could give when this was asked, where it tells. */
+  readonly availableBytes: number | undefined;
   /** Of a row of `cols` prepared for a matrix of this type. */
   rowBytes(cols: number, type: WeightType): number;
   /** Of each thread of a screened head: a heap, and a row of the head. */
@@ -54,6 +58,8 @@ export function sizingOf(kernels: Kernels, tier: Tier, threads: number): WasmSiz
     repacks: repacksOf(tier),
     maxRepeats: 1,
     limitBytes: LIMIT_BYTES,
+    threads,
+    availableBytes: host.availableBytes?.(),
     rowBytes,
     rescoreBytes,
     scratchBytes(rows, cols, headDim, vocab) {
