@@ -1,4 +1,4 @@
-import type { Backend } from './backend/backend.ts';
+import type { Backend, KvType } from './backend/backend.ts';
 import { wasmSizing } from './backend/wasm/backend.ts';
 import { ROWS } from './evaluate.ts';
 import { type GgufHeader, readHeader, type TensorInfo } from './gguf/header.ts';
@@ -18,6 +18,7 @@ import {
   type Wishes,
 } from './model/fit.ts';
 import { BLOCK_SIZE } from './model/kv_cache.ts';
+import { planTensors } from './model/matrices.ts';
 
 export interface EstimateOptions
   extends Pick<
@@ -37,6 +38,8 @@ export interface MemoryEstimate {
   readonly fileBytes: number;
   /** Matrices and norms of the layers, as they are computed with. */
   readonly weightsBytes: number;
+  /** What matrices of the layers are stored as, in the file and in memory: 'TL2 as I2_S'. */
+  readonly weightTypes: string;
   /** The output head; 0 of an embedding model. */
   readonly headBytes: number;
   /** The embedding table, where the backend holds it and it is not the head as well. */
@@ -46,7 +49,7 @@ export interface MemoryEstimate {
   /** Keys and values of `positions`. The CPU takes them from the system as they fill. */
   readonly kvBytes: number;
   /** Keys and values of 1024 positions. */
-  readonly kvBytesPer1k: number;
+  readonly kvPer1kBytes: number;
   /** What a step computes in. */
   readonly workingBytes: number;
   /** All of the above: `info.memoryBytes` of the loaded model. */
@@ -72,6 +75,7 @@ export interface MemoryEstimate {
   /** Of all sequences together: fewer than contextSize times parallel where memory is short. */
   readonly positions: number;
   readonly parallel: number;
+  readonly kv: KvType;
   readonly trainedContext: number;
   /** The largest contextSize that fits with these options, trained for or not; 0 where none does. */
   readonly maxContextSize: number;
@@ -123,11 +127,12 @@ export function estimateOf(
     file: source.name,
     fileBytes: source.size,
     weightsBytes: needs.layers,
+    weightTypes: weightTypes(header, config, sizing, wishes.repack),
     headBytes: needs.head,
     embeddingBytes: needs.embedding,
     screenBytes: screened ? needs.screen : 0,
     kvBytes: blocks * needs.block,
-    kvBytesPer1k: (1024 / BLOCK_SIZE) * needs.block,
+    kvPer1kBytes: (1024 / BLOCK_SIZE) * needs.block,
     workingBytes: needs.working,
     totalBytes,
     hostBytes: hostBytesOf(header, config, sizing, source),
@@ -139,10 +144,19 @@ export function estimateOf(
     advice: adviceOf(header, config, sizing, wishes, limitBytes),
     contextSize,
     positions: blocks * BLOCK_SIZE,
+    kv: wishes.kv,
     parallel,
     trainedContext: config.contextLength,
     maxContextSize: maxContext(header, config, sizing, wishes, limitBytes),
   };
+}
+
+function weightTypes(header: GgufHeader, c: Config, sizing: Sizing, repack: 'auto' | 'none'): string {
+  const matrices = planTensors(header, c, sizing, repack).filter(({ info }) => /^blk\..*\./.test(info.name));
+  const types = matrices
+    .filter(({ info }) => info.dims.length > 1)
+    .map(({ info, to }) => (to === undefined ? info.type : `${info.type} as ${to.toUpperCase()}`));
+  return [...new Set(types)].join(', ');
 }
 
 /** Code, its compiler and garbage; of each thread beside the first. */

@@ -200,17 +200,12 @@ async function placeOn<T extends Tensor>(
 }
 
 /** @returns what takes how much, and what would fit; of a model that `fitOf` has no place for */
-export function refusal(
-  file: string,
-  header: GgufHeader,
-  config: Config,
-  backend: Sizing,
-  wishes: Wishes,
-  limit: number = backend.limitBytes,
-): RangeError {
+function refusal(file: string, header: GgufHeader, config: Config, backend: Sizing, wishes: Wishes): RangeError {
+  const { limitBytes: limit } = backend;
   const text = needsText(needsOf(header, config, backend, wishes), wishes.contextSize, limit);
-  const advice = adviceOf(header, config, backend, wishes, limit).map(({ text }) => `; ${text}`);
-  return new RangeError(`${file}: does not fit: ${text}${advice.join('')}`);
+  const advice = adviceOf(header, config, backend, wishes, limit).map(({ text }) => text);
+  const how = advice.length === 0 ? '' : `; it fits with ${advice.join(', or with ')}`;
+  return new RangeError(`${file}: does not fit: ${text}${how}`);
 }
 
 /** Cache of `most` blocks and working memory; fewer blocks where the system gives less than its limit, but one full context. */

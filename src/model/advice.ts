@@ -2,12 +2,13 @@ import type { TernaryType } from '../backend/backend.ts';
 import type { GgufHeader } from '../gguf/header.ts';
 import { blocks as q6k } from '../gguf/layouts/q6_k.ts';
 import type { Config } from './config.ts';
-import { type Fit, fitOf, isWhole, type Needs, needsOf, type Sizing, size, type Wishes } from './fit.ts';
+import { type Fit, fitOf, isWhole, type Needs, needsOf, type Sizing, type Wishes } from './fit.ts';
 import { BLOCK_SIZE } from './kv_cache.ts';
 import { planTensors } from './matrices.ts';
 
 /** What to do where memory is short; the model then fits, which has been computed. */
 export interface Advice {
+  /** "contextSize 2432": what it fits with. */
   readonly text: string;
   /** Options that make it fit, alone or together with a conversion that `text` tells. */
   readonly options: Partial<Pick<Wishes, 'contextSize' | 'parallel' | 'head' | 'kv' | 'repack'>>;
@@ -80,27 +81,22 @@ export function adviceOf(header: GgufHeader, c: Config, backend: Sizing, wishes:
     ...(wishes.head === 'auto' && now[1].screen > 0 ? [{ head: 'exact' } as const] : []),
   ];
   const advice: Advice[] = [];
-  const add = (options: Advice['options'], converted?: number) => {
+  const add = (options: Advice['options'], isConverted = false) => {
     const told = Object.entries(options).map(
       ([name, value]) => `${name} ${typeof value === 'string' ? `'${value}'` : value}`,
     );
-    const text = [
-      ...(converted === undefined
-        ? []
-        : [`a head in Q6_K takes ${size(converted)} less (ternlm convert --embedding q6_k)`]),
-      ...(told.length > 0 ? [`${told.join(' and ')} ${told.length > 1 ? 'fit' : 'fits'}`] : []),
-    ];
-    advice.push({ text: text.join(', with which '), options, converts: converted !== undefined });
+    if (isConverted) told.unshift('a head in Q6_K (ternlm convert --embedding q6_k)');
+    advice.push({ text: told.join(' and '), options, converts: isConverted });
   };
   /** The change with the largest context that it makes fit, if any does. */
-  const addWith = (options: Advice['options'], of = header, converted?: number): boolean => {
+  const addWith = (options: Advice['options'], of = header, isConverted = false): boolean => {
     if (enough(options, of)) {
-      add(options, converted);
+      add(options, isConverted);
       return true;
     }
     const contextSize = largestContext(wishes.contextSize - 1, (n) => enough({ ...options, contextSize: n }, of));
     if (contextSize < Math.min(WORTH_POSITIONS, wishes.contextSize / 2)) return false;
-    add({ ...options, contextSize }, converted);
+    add({ ...options, contextSize }, isConverted);
     return true;
   };
 
@@ -112,11 +108,9 @@ export function adviceOf(header: GgufHeader, c: Config, backend: Sizing, wishes:
     break;
   }
   const smaller = now[0] === undefined ? inQ6k(header) : undefined;
-  const saved = (of: GgufHeader) =>
-    now[1].head + now[1].embedding - (({ head, embedding }) => head + embedding)(needsOf(of, c, backend, wishes));
-  if (smaller !== undefined) addWith({}, smaller, saved(smaller));
+  if (smaller !== undefined) addWith({}, smaller, true);
   if (advice.length > 0) return advice;
   const together = Object.assign({ parallel: 1 }, ...less);
-  if (!addWith(together) && smaller !== undefined) addWith(together, smaller, saved(smaller));
+  if (!addWith(together) && smaller !== undefined) addWith(together, smaller, true);
   return advice;
 }

@@ -138,7 +138,7 @@ export function isWhole(fit: Fit, needs: Needs, parallel: number): boolean {
 
 /** What `fitOf` had to leave out, for people. */
 export function screenWarning({ screen }: Needs): string {
-  return `head: exact, since memory does not hold the copy of ${size(screen)} that would make it faster`;
+  return `head: exact: memory does not hold the copy of ${size(screen)} that makes it faster`;
 }
 
 export function positionsWarning(blocks: number, { contextSize, parallel }: Pick<Wishes, 'contextSize' | 'parallel'>) {
