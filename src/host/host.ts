@@ -26,6 +26,8 @@ export interface Host {
   readonly turn?: () => Promise<void>;
   /** Bytes of memory that a module can have here at most. */
   readonly memoryBytes: number;
+  /** Bytes that the system can give now, its limits for this process heeded; undefined where it does not tell. */
+  availableBytes?(): number | undefined;
   /** Why V8 cannot be told to make 256-bit operations here, or undefined. */
   noRevectorizer(): string | undefined;
   /** Does `act`, which must not wait for anything, under flags of V8. They are the process's, and are taken back at once. */
