@@ -1,9 +1,8 @@
 import type { Backend, KvType } from './backend/backend.ts';
-import { wasmSizing } from './backend/wasm/backend.ts';
 import { ROWS } from './evaluate.ts';
 import { type GgufHeader, readHeader, type TensorInfo } from './gguf/header.ts';
 import { openSource, type Source } from './gguf/source.ts';
-import { checkAlone, type LoadModelOptions, layOptions, type ModelInput } from './load_model.ts';
+import type { LoadModelOptions, ModelInput } from './load_model.ts';
 import { type Advice, adviceOf, maxContext } from './model/advice.ts';
 import { type Config, readConfig } from './model/config.ts';
 import {
@@ -19,6 +18,7 @@ import {
 } from './model/fit.ts';
 import { BLOCK_SIZE } from './model/kv_cache.ts';
 import { planTensors } from './model/matrices.ts';
+import { checkAlone, layOptions } from './options.ts';
 
 export interface EstimateOptions
   extends Pick<
@@ -96,7 +96,9 @@ export async function estimate(input: ModelInput, options: EstimateOptions = {})
   try {
     const header = await readHeader(source);
     const config = readConfig(header, source.name, options.activation);
-    return estimateOf(source, header, config, backend ?? (await wasmSizing({ threads, tier, revectorize })), options);
+    if (backend !== undefined) return estimateOf(source, header, config, backend, options);
+    const { wasmSizing } = await import('./backend/wasm/backend.ts');
+    return estimateOf(source, header, config, await wasmSizing({ threads, tier, revectorize }), options);
   } finally {
     await source.close();
   }

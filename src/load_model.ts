@@ -12,14 +12,14 @@ import {
   type PerplexityOptions,
   perplexity,
 } from './evaluate.ts';
-import { type Completion, type GenerateOptions, generate, resolveOptions, type Token } from './generate.ts';
+import { type Completion, collect, type GenerateOptions, generate, resolveOptions, type Token } from './generate.ts';
 import { GgufError } from './gguf/error.ts';
 import { readHeader } from './gguf/header.ts';
 import { openSource, type Source } from './gguf/source.ts';
 import type { TilesOption } from './gguf/tiles.ts';
-import { MAX_CONTEXT } from './model/advice.ts';
-import { type Config, readConfig } from './model/config.ts';
+import { readConfig } from './model/config.ts';
 import type { LoadProgress, WeightStorage } from './model/weights.ts';
+import { checkAlone, checkKv, count, layOptions, MAX_OUTS } from './options.ts';
 import { checkBackend, type Placed, placeModel } from './placement.ts';
 import { createTokenizer, type EncodeOptions, type Tokenizer } from './tokenizer/tokenizer.ts';
 
@@ -82,6 +82,13 @@ export interface LoadModelOptions {
   readonly layout?: TilesOption;
   /** Overrides the activation where the file leaves it open (architecture `bitnet`). */
   readonly activation?: Activation;
+  /**
+   * Whether a page runs the model in a web worker of its own, which ends with the model: then the page never waits for it. A
+   * `backend` computes where it was opened, without one. Bytes are copied to the worker; a File or an address is read there. A
+   * wrong option of `generate` is told with the first token, as it is seen there. Default: true in a page without a `backend`;
+   * only there it can be.
+   */
+  readonly worker?: boolean;
   readonly onProgress?: (progress: LoadProgress) => void;
   readonly signal?: AbortSignal;
 }
@@ -160,9 +167,6 @@ export interface Model {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** Most sequences, and most rows that can ask for logits: 0.5 MB each for a vocabulary of 128,256, taken at loading. */
-const MAX_OUTS = 16;
-
 /**
  * Opens a ternary GGUF model.
  *
@@ -181,6 +185,7 @@ export async function loadModel(input: ModelInput, options: LoadModelOptions = {
   let owned = typeof given === 'object' ? given : undefined;
   let source: Source | undefined;
   try {
+    if (options.worker) throw new RangeError('worker: got true, expected it only in a page, which has web workers');
     checkAlone(options);
     const { parallel, kv: kvType, head, repack, contextOf } = layOptions(options);
     signal?.throwIfAborted();
@@ -321,14 +326,7 @@ export async function loadModel(input: ModelInput, options: LoadModelOptions = {
         const tokens = checked(tokensOf(prompt, generateOptions.parseSpecial ?? false), contextSize);
         return generate(generating, tokenizer, tokens, resolved);
       },
-      async complete(prompt, { onToken, ...rest } = {}) {
-        const tokens = model.generate(prompt, rest);
-        while (true) {
-          const next = await tokens.next();
-          if (next.done) return next.value;
-          onToken?.(next.value);
-        }
-      },
+      complete: async (prompt, { onToken, ...rest } = {}) => collect(model.generate(prompt, rest), onToken),
       tokenize: async (text, encodeOptions) => tokenizer.encode(text, { addSpecial: true, ...encodeOptions }),
       detokenize: async (tokens, decodeOptions) => tokenizer.decode(tokens, decodeOptions),
       async logits(tokens, { kv: type = kvType, batch = MAX_OUTS } = {}) {
@@ -396,53 +394,5 @@ function openTokenizer(metadata: ReadonlyMap<string, unknown>, file: string): To
     return createTokenizer(metadata);
   } catch (error) {
     throw new GgufError(`${file}: ${(error as Error).message}`, undefined, { cause: error });
-  }
-}
-
-/** How a model is to lie in memory: what these options say, checked, or leave open. */
-export function layOptions(options: Pick<LoadModelOptions, 'contextSize' | 'parallel' | 'kv' | 'head' | 'repack'>): {
-  parallel: number;
-  kv: KvType;
-  head: 'auto' | 'exact';
-  repack: 'auto' | 'none';
-  contextOf(config: Pick<Config, 'contextLength'>): number;
-} {
-  const { contextSize, parallel = 4, kv = 'f16', head = 'auto', repack = 'auto' } = options;
-  count('parallel', parallel, MAX_OUTS);
-  checkKv(kv);
-  checkHead(head);
-  checkRepack(repack);
-  if (contextSize !== undefined) count('contextSize', contextSize, MAX_CONTEXT);
-  return {
-    ...{ parallel, kv, head, repack },
-    contextOf: ({ contextLength }) => contextSize ?? Math.min(contextLength, 4096),
-  };
-}
-
-const CPU_OPTIONS = ['threads', 'tier', 'revectorize'] as const;
-
-/** @throws RangeError where options of the CPU are given beside a backend */
-export function checkAlone(options: Pick<LoadModelOptions, 'backend' | (typeof CPU_OPTIONS)[number]>): void {
-  const set = CPU_OPTIONS.filter((name) => options[name] !== undefined);
-  if (options.backend === undefined || set.length === 0) return;
-  throw new RangeError(`${set.join(', ')}: of the CPU, expected only where no backend is given`);
-}
-
-function checkKv(type: KvType): void {
-  if (type !== 'f16' && type !== 'f32') throw new RangeError(`kv: got '${String(type)}', expected f16 or f32`);
-}
-
-function checkHead(head: 'auto' | 'exact'): void {
-  if (head !== 'auto' && head !== 'exact') throw new RangeError(`head: got '${String(head)}', expected auto or exact`);
-}
-
-function checkRepack(repack: 'auto' | 'none'): void {
-  if (repack !== 'auto' && repack !== 'none')
-    throw new RangeError(`repack: got '${String(repack)}', expected auto or none`);
-}
-
-function count(option: string, value: number, most: number, least = 1): void {
-  if (!Number.isInteger(value) || value < least || value > most) {
-    throw new RangeError(`${option}: got ${value}, expected a whole number from ${least} to ${most}`);
   }
 }
