@@ -1,8 +1,10 @@
 import type { Backend, KvType } from './backend/backend.ts';
+import { wasmSizing } from './backend/wasm/backend.ts';
 import { ROWS } from './evaluate.ts';
 import { type GgufHeader, readHeader, type TensorInfo } from './gguf/header.ts';
-import { openSource, type Source } from './gguf/source.ts';
-import type { LoadModelOptions, ModelInput } from './load_model.ts';
+import type { Source } from './gguf/source.ts';
+import { type OpenOptions, openModel } from './hub/open.ts';
+import { checkAlone, type LoadModelOptions, layOptions, type ModelInput } from './load_model.ts';
 import { type Advice, adviceOf, maxContext } from './model/advice.ts';
 import { type Config, readConfig } from './model/config.ts';
 import {
@@ -18,14 +20,13 @@ import {
 } from './model/fit.ts';
 import { BLOCK_SIZE } from './model/kv_cache.ts';
 import { planTensors } from './model/matrices.ts';
-import { checkAlone, layOptions } from './options.ts';
 
 export interface EstimateOptions
-  extends Pick<
-    LoadModelOptions,
-    | ('contextSize' | 'parallel' | 'kv' | 'head' | 'repack' | 'activation' | 'signal')
-    | ('threads' | 'tier' | 'revectorize')
-  > {
+  extends Omit<OpenOptions, 'cache' | 'onProgress'>,
+    Pick<
+      LoadModelOptions,
+      ('contextSize' | 'parallel' | 'kv' | 'head' | 'repack' | 'activation') | ('threads' | 'tier' | 'revectorize')
+    > {
   /** An open backend, which stays the caller's. Default: the CPU. */
   readonly backend?: Backend;
   /** Bytes that the model may take in the backend's memory. Default: what the backend can have; 4 GiB of the CPU's. */
@@ -89,16 +90,14 @@ export interface MemoryEstimate {
  * @throws RangeError when an option is out of range
  */
 export async function estimate(input: ModelInput, options: EstimateOptions = {}): Promise<MemoryEstimate> {
-  const { backend, signal, threads, tier, revectorize } = options;
+  const { backend, threads, tier, revectorize } = options;
   checkAlone(options);
   layOptions(options);
-  const source = await openSource(input, { signal });
+  const source = await openModel(input, { ...options, cache: false });
   try {
     const header = await readHeader(source);
     const config = readConfig(header, source.name, options.activation);
-    if (backend !== undefined) return estimateOf(source, header, config, backend, options);
-    const { wasmSizing } = await import('./backend/wasm/backend.ts');
-    return estimateOf(source, header, config, await wasmSizing({ threads, tier, revectorize }), options);
+    return estimateOf(source, header, config, backend ?? (await wasmSizing({ threads, tier, revectorize })), options);
   } finally {
     await source.close();
   }

@@ -1,13 +1,24 @@
 /** Ternary language models anywhere JavaScript runs. */
-export { loadModel } from '#load';
+export { estimate, loadModel } from '#load';
 export { type Backend, BackendLostError } from './backend/backend.ts';
 export type { ActivationsOptions } from './calibrate.ts';
 export type { ChatMessage } from './chat.ts';
-export { type EstimateOptions, estimate, type MemoryEstimate } from './estimate.ts';
+export type { EstimateOptions, MemoryEstimate } from './estimate.ts';
 export type { EmbedOptions, Perplexity, PerplexityOptions } from './evaluate.ts';
 export type { Completion, FinishReason, GenerateOptions, Timings, Token } from './generate.ts';
 export { GgufError } from './gguf/error.ts';
 export type { TilesOption, TileTable } from './gguf/tiles.ts';
+export { HubError, type HubErrorCode } from './hub/error.ts';
+export type { DownloadProgress } from './hub/progress.ts';
+export {
+  type CachedModel,
+  type HubOptions,
+  listModels,
+  type PulledModel,
+  type PullOptions,
+  pullModel,
+  removeModel,
+} from './hub/pull.ts';
 export type {
   CompleteOptions,
   LoadModelOptions,

@@ -15,18 +15,20 @@ import {
 import { type Completion, collect, type GenerateOptions, generate, resolveOptions, type Token } from './generate.ts';
 import { GgufError } from './gguf/error.ts';
 import { readHeader } from './gguf/header.ts';
-import { openSource, type Source } from './gguf/source.ts';
+import type { Source } from './gguf/source.ts';
 import type { TilesOption } from './gguf/tiles.ts';
-import { readConfig } from './model/config.ts';
+import { type OpenOptions, openModel } from './hub/open.ts';
+import type { DownloadProgress } from './hub/progress.ts';
+import { MAX_CONTEXT } from './model/advice.ts';
+import { type Config, readConfig } from './model/config.ts';
 import type { LoadProgress, WeightStorage } from './model/weights.ts';
-import { checkAlone, checkKv, count, layOptions, MAX_OUTS } from './options.ts';
 import { checkBackend, type Placed, placeModel } from './placement.ts';
 import { createTokenizer, type EncodeOptions, type Tokenizer } from './tokenizer/tokenizer.ts';
 
-/** A path, an address, or the file itself. */
+/** A path, an address, a model of the hub as `org/repo[:file][@revision]`, or the file itself. */
 export type ModelInput = string | URL | Blob | Uint8Array | ArrayBuffer;
 
-export interface LoadModelOptions {
+export interface LoadModelOptions extends Omit<OpenOptions, 'onProgress'> {
   /**
    * What computes, or a function that opens it, as `() => webgpu()` of the plugin @ternlm/webgpu. The model owns it: it is
    * disposed of with the model, and when loading fails. Not with `threads`, `tier` and `revectorize`, which are the CPU's.
@@ -89,7 +91,8 @@ export interface LoadModelOptions {
    * only there it can be.
    */
   readonly worker?: boolean;
-  readonly onProgress?: (progress: LoadProgress) => void;
+  /** Told of a download first where there is one. */
+  readonly onProgress?: (progress: LoadProgress | DownloadProgress) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -167,11 +170,16 @@ export interface Model {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
+/** Most sequences, and most rows that can ask for logits: 0.5 MB each for a vocabulary of 128,256, taken at loading. */
+const MAX_OUTS = 16;
+
 /**
  * Opens a ternary GGUF model.
  *
- * @param input path, URL (ranges are used where the server has them), Blob, or the file's bytes
+ * @param input path, URL (ranges are used where the server has them), `org/repo[:file][@revision]` of the hub, Blob, or the
+ *   file's bytes; a text is an address, else an existing path, else a reference
  * @throws GgufError when the file is broken or not supported: what, where, expected, got
+ * @throws HubError when a model of the hub cannot be had
  * @throws RangeError when an option is out of range or memory does not suffice
  * @throws what opening the backend throws
  */
@@ -185,13 +193,12 @@ export async function loadModel(input: ModelInput, options: LoadModelOptions = {
   let owned = typeof given === 'object' ? given : undefined;
   let source: Source | undefined;
   try {
-    if (options.worker) throw new RangeError('worker: got true, expected it only in a page, which has web workers');
     checkAlone(options);
     const { parallel, kv: kvType, head, repack, contextOf } = layOptions(options);
     signal?.throwIfAborted();
     signal?.addEventListener('abort', onAbort);
 
-    source = await openSource(input, { signal: reading.signal });
+    source = await openModel(input, { ...options, signal: reading.signal });
     const { name: file, size: fileBytes, close } = source;
     const header = await readHeader(source);
     const config = readConfig(header, file, options.activation);
@@ -394,5 +401,54 @@ function openTokenizer(metadata: ReadonlyMap<string, unknown>, file: string): To
     return createTokenizer(metadata);
   } catch (error) {
     throw new GgufError(`${file}: ${(error as Error).message}`, undefined, { cause: error });
+  }
+}
+
+/** How a model is to lie in memory: what these options say, checked, or leave open. */
+export function layOptions(options: Pick<LoadModelOptions, 'contextSize' | 'parallel' | 'kv' | 'head' | 'repack'>): {
+  parallel: number;
+  kv: KvType;
+  head: 'auto' | 'exact';
+  repack: 'auto' | 'none';
+  contextOf(config: Pick<Config, 'contextLength'>): number;
+} {
+  const { contextSize, parallel = 4, kv = 'f16', head = 'auto', repack = 'auto' } = options;
+  count('parallel', parallel, MAX_OUTS);
+  checkKv(kv);
+  checkHead(head);
+  checkRepack(repack);
+  if (contextSize !== undefined) count('contextSize', contextSize, MAX_CONTEXT);
+  return {
+    ...{ parallel, kv, head, repack },
+    contextOf: ({ contextLength }) => contextSize ?? Math.min(contextLength, 4096),
+  };
+}
+
+const CPU_OPTIONS = ['threads', 'tier', 'revectorize'] as const;
+
+/** @throws RangeError where options of the CPU are given beside a backend */
+export function checkAlone(options: Pick<LoadModelOptions, 'backend' | 'worker' | (typeof CPU_OPTIONS)[number]>): void {
+  if (options.worker) throw new RangeError('worker: got true, expected it only in a page, which has web workers');
+  const set = CPU_OPTIONS.filter((name) => options[name] !== undefined);
+  if (options.backend === undefined || set.length === 0) return;
+  throw new RangeError(`${set.join(', ')}: of the CPU, expected only where no backend is given`);
+}
+
+function checkKv(type: KvType): void {
+  if (type !== 'f16' && type !== 'f32') throw new RangeError(`kv: got '${String(type)}', expected f16 or f32`);
+}
+
+function checkHead(head: 'auto' | 'exact'): void {
+  if (head !== 'auto' && head !== 'exact') throw new RangeError(`head: got '${String(head)}', expected auto or exact`);
+}
+
+function checkRepack(repack: 'auto' | 'none'): void {
+  if (repack !== 'auto' && repack !== 'none')
+    throw new RangeError(`repack: got '${String(repack)}', expected auto or none`);
+}
+
+function count(option: string, value: number, most: number, least = 1): void {
+  if (!Number.isInteger(value) || value < least || value > most) {
+    throw new RangeError(`${option}: got ${value}, expected a whole number from ${least} to ${most}`);
   }
 }

@@ -19,6 +19,9 @@ export interface Advice {
 /** A shorter context is hardly worth a word, where the one that was wished for is longer. */
 const WORTH_POSITIONS = 256;
 
+/** Less of the limit is not worth a conversion. */
+const WORTH_SHARE = 0.01;
+
 /** Most positions that loadModel takes. */
 export const MAX_CONTEXT: number = 1 << 24;
 
@@ -40,17 +43,20 @@ export function maxContext(header: GgufHeader, c: Config, backend: Sizing, wishe
   });
 }
 
-/** The header as it would be with the embedding, and a head of its own, in Q6_K; undefined where that is no less. */
-function inQ6k(header: GgufHeader): GgufHeader | undefined {
+/** The header as it would be with the embedding, and a head of its own, in Q6_K; undefined where that is hardly less. */
+function inQ6k(header: GgufHeader, limit: number): GgufHeader | undefined {
   const tensors = new Map(header.tensors);
+  let saved = 0;
   for (const name of ['token_embd.weight', 'output.weight']) {
     const info = tensors.get(name);
     if (info === undefined) continue;
     const [cols, rows] = info.dims;
     const bytes = (cols / q6k.weights) * rows * q6k.bytes;
     if (cols % q6k.weights !== 0 || bytes >= info.bytes) return undefined;
+    saved += info.bytes - bytes;
     tensors.set(name, { ...info, type: 'Q6_K', bytes });
   }
+  if (saved < WORTH_SHARE * limit) return undefined;
   return { ...header, tensors };
 }
 
@@ -107,7 +113,7 @@ export function adviceOf(header: GgufHeader, c: Config, backend: Sizing, wishes:
     add({ parallel });
     break;
   }
-  const smaller = now[0] === undefined ? inQ6k(header) : undefined;
+  const smaller = now[0] === undefined ? inQ6k(header, limit) : undefined;
   if (smaller !== undefined) addWith({}, smaller, true);
   if (advice.length > 0) return advice;
   const together = Object.assign({ parallel: 1 }, ...less);
