@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { Backend, Tensor } from '../dist/backend/backend.js';
 import { type WasmOptions, wasmBackend, wasmSizing } from '../dist/backend/wasm/backend.js';
 import { convert } from '../dist/convert/convert.js';
@@ -258,5 +258,17 @@ describe('where memory is short', () => {
     expect(systemWarnings(3e9, 1e9, 2.5e9)).toEqual([
       'memory: the system has 2.50 GB left; the model takes 2.00 GB, and 1.00 GB more as its cache fills',
     ]);
+  });
+
+  it('asks the system for that', async () => {
+    const available = vi.spyOn(process, 'availableMemory').mockReturnValue(1_000_000);
+    const told = await estimate(TINY, { threads: 1 });
+    const model = await loadModel(TINY, { threads: 1 });
+    available.mockRestore();
+    expect(told).toMatchObject({ availableBytes: 1_000_000, fits: 'yes', warnings: model.info.warnings });
+    expect(told.warnings).toEqual([
+      expect.stringMatching(/^memory: the system has 1\.00 MB left; the model takes 2\./),
+    ]);
+    await model.dispose();
   });
 });
