@@ -138,6 +138,7 @@ async function openPart(path: string, store: Store): Promise<Part> {
       await close();
       // Another file of the same name: whoever still writes into the old one, not knowing that the lock was lost, does no harm.
       await rm(partPath, { force: true });
+      await mkdir(dirname(path), { recursive: true });
       stored = next;
       bytes = 0;
       await writeFile(`${partPath}.json`, JSON.stringify(next)).catch(full);
