@@ -141,7 +141,11 @@ export async function* generate(
         if (unread.length === mostUnread - 1) sequence.wake();
         yield token;
       } else if (ended) break;
-      else {
+      else if (engine.turn !== undefined) {
+        await engine.turn();
+        if (unread.length === 0) sequence.wake();
+        await undefined; // a run on one thread is over by now
+      } else {
         await new Promise<void>((resolve) => {
           notify = resolve;
         });
@@ -167,6 +171,22 @@ export async function* generate(
   } finally {
     signal?.removeEventListener('abort', onAbort);
     if (!ended) sequence.cancel();
+  }
+}
+
+/** The whole answer, `onToken` for each token on the way; where that throws, the generation ends. */
+export async function collect(
+  tokens: AsyncGenerator<Token, Completion, undefined>,
+  onToken: ((token: Token) => void) | undefined,
+): Promise<Completion> {
+  try {
+    while (true) {
+      const next = await tokens.next();
+      if (next.done) return next.value;
+      onToken?.(next.value);
+    }
+  } finally {
+    await tokens.return(undefined as never);
   }
 }
 

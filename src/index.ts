@@ -1,4 +1,5 @@
 /** Ternary language models anywhere JavaScript runs. */
+export { loadModel } from '#load';
 export { type Backend, BackendLostError } from './backend/backend.ts';
 export type { ActivationsOptions } from './calibrate.ts';
 export type { ChatMessage } from './chat.ts';
@@ -17,18 +18,23 @@ export {
   pullModel,
   removeModel,
 } from './hub/pull.ts';
-export {
-  type CompleteOptions,
-  type LoadModelOptions,
-  type LogitsOptions,
-  loadModel,
-  type Model,
-  type ModelInfo,
-  type ModelInput,
-  type Prompt,
+export type {
+  CompleteOptions,
+  LoadModelOptions,
+  LogitsOptions,
+  Model,
+  ModelInfo,
+  ModelInput,
+  Prompt,
 } from './load_model.ts';
 export type { LoadProgress, WeightStorage } from './model/weights.ts';
 export type { SamplerOptions } from './sampler.ts';
 
-/** The small model that comes with the package: tales in English, 2 MB. */
-export const demoModel: URL = new URL('../demo/tales.gguf', import.meta.url);
+/**
+ * The small model that comes with the package: tales in English, 2 MB. In workerd, whose modules have no address, this opens
+ * nothing: import 'ternlm/demo/tales.gguf' there.
+ */
+export const demoModel: URL =
+  import.meta.url === undefined
+    ? new URL('file:///ternlm/demo/tales.gguf')
+    : new URL('../demo/tales.gguf', import.meta.url);
