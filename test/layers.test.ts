@@ -111,8 +111,8 @@ const imports = files.flatMap((file) => {
     const to = m[1] ?? m[2];
     // What the package's `imports` choose by runtime stands for the room.
     if (to === '#host') return [file, 'host/host.ts'];
-    if (to === '#store') return [file, 'hub/store.ts'];
     if (to === '#load') return [file, 'remote/load.ts'];
+    if (to === '#store') return [file, 'hub/store.ts'];
     return [file, to.startsWith('.') ? relative(src, join(src, dirname(file), to)) : to];
   });
 });

@@ -4,7 +4,7 @@ import type { LoadModelOptions, Model, ModelInput } from '../load_model.ts';
 import type { Connection, Events } from './client.ts';
 import type { Answer } from './protocol.ts';
 
-/** As loadModel of ../load_model.ts; where there are no paths, what is no reference is an address relative to the page. */
+/** As loadModel of ../load_model.ts; addresses may be relative to the page. */
 export async function loadModel(input: ModelInput, options: LoadModelOptions = {}): Promise<Model> {
   const isPage = typeof document === 'object' && typeof Worker === 'function';
   const { backend, worker = isPage && backend === undefined } = options;
@@ -16,11 +16,10 @@ export async function loadModel(input: ModelInput, options: LoadModelOptions = {
   return remoteModel((events) => startWorker(`${engineSource};engine.serve(self);`, events), file, options);
 }
 
-/** Relative to the page, or to the script of a worker. */
-function resolved(text: string): URL | string {
-  return parseReference(text) !== undefined
-    ? text
-    : new URL(text, typeof document === 'object' ? document.baseURI : location.href);
+/** A model of the hub as it is, an address relative to the page, or to the script of a worker. */
+function resolved(text: string): string | URL {
+  if (parseReference(text) !== undefined) return text;
+  return new URL(text, typeof document === 'object' ? document.baseURI : location.href);
 }
 
 function startWorker(source: string, { onAnswer, onDeath }: Events): Connection {

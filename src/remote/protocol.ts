@@ -32,9 +32,9 @@ export interface PlainError {
   readonly message: string;
   readonly stack: string | undefined;
   readonly isDom: boolean;
+  /** Of a GgufError. */
   readonly offset: number | undefined;
-  /** Of a HubError. */
-  readonly hub: { readonly code: HubErrorCode; readonly status: number | undefined } | undefined;
+  readonly hub: { readonly code: HubErrorCode; readonly status?: number; readonly retryAfterMs?: number } | undefined;
   readonly cause: PlainError | undefined;
 }
 
@@ -49,7 +49,10 @@ export function plainError(error: unknown): PlainError {
   return {
     ...{ name, message, stack, isDom: error instanceof DOMException },
     offset: error instanceof GgufError ? error.offset : undefined,
-    hub: error instanceof HubError ? { code: error.code, status: error.status } : undefined,
+    hub:
+      error instanceof HubError
+        ? { code: error.code, status: error.status, retryAfterMs: error.retryAfterMs }
+        : undefined,
     cause: cause === undefined ? undefined : plainError(cause),
   };
 }
@@ -67,7 +70,7 @@ export function errorOf(plain: PlainError | Error, asked?: Error): Error {
   let error: Error;
   if (isDom) error = new DOMException(message, name);
   else if (name === 'GgufError') error = new GgufError(message, offset, options);
-  else if (hub !== undefined) error = new HubError(hub.code, message, { ...options, status: hub.status });
+  else if (hub !== undefined) error = new HubError(hub.code, message, { ...hub, ...options });
   else if (name === 'BackendLostError') error = new BackendLostError(message, options);
   else {
     const Known = STANDARD.find((known) => known.name === name);
