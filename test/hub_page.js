@@ -12,16 +12,18 @@ async function tryHub({ endpoint, elsewhere }) {
   await failing('org/breaks');
   const partial = await listModels();
   const pulled = await pullModel('org/tiny', options);
-  const model = await loadModel('org/tiny', { ...options, threads: 1, worker: false });
+  // On a page this runs in a worker of its own, which reads what the page has pulled.
+  const model = await loadModel('org/tiny', { ...options, threads: 1 });
   const { name } = model.info;
   await model.dispose();
   const again = await pullModel('org/tiny', options);
   const address = await pullModel(`${elsewhere}/m-i2_s.gguf`, options);
   await failing('org/none');
+  const loading = await loadModel('org/none', options).catch(({ name, code, status }) => `${name} ${code} ${status}`);
   const listed = await listModels();
   for (const { name: each } of listed) await removeModel(each);
   const left = await listModels();
-  return { messages, partial, pulled, name, again, address, listed, left };
+  return { messages, loading, partial, pulled, name, again, address, listed, left };
 }
 
 if (globalThis.document === undefined) {
