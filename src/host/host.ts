@@ -26,6 +26,8 @@ export interface Host {
   readonly turn?: () => Promise<void>;
   /** Bytes of memory that a module can have here at most. */
   readonly memoryBytes: number;
+  /** Most bytes of a file that may be kept in memory beside, where a server knows no ranges. */
+  readonly keptBytes: number;
   /** Why V8 cannot be told to make 256-bit operations here, or undefined. */
   noRevectorizer(): string | undefined;
   /** Does `act`, which must not wait for anything, under flags of V8. They are the process's, and are taken back at once. */

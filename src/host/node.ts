@@ -55,6 +55,7 @@ export const host: Host = {
   },
   turns: () => ({ next: (act) => void setImmediate(act), close: async () => {} }),
   memoryBytes: WASM32_BYTES,
+  keptBytes: Number.POSITIVE_INFINITY,
   noRevectorizer,
   withFlags,
 };
