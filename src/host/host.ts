@@ -21,9 +21,10 @@ export interface Host {
   turns(): Turns;
   /**
    * Set where timers belong to the request that set them, go with it, and may not be waited for by another: a later turn of the
-   * event loop, for the caller alone. There an engine goes on only when a reader without tokens comes back from its turn.
+   * event loop, at least `ms` away, for the caller alone. There an engine goes on only when a reader without tokens comes back
+   * from its turn.
    */
-  readonly turn?: () => Promise<void>;
+  readonly turn?: (ms: number) => Promise<void>;
   /** Bytes of memory that a module can have here at most. */
   readonly memoryBytes: number;
   /** Most bytes of a file that may be kept in memory beside, where a server knows no ranges. */

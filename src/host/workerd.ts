@@ -34,7 +34,7 @@ export const host: Host = {
   },
   // Models load while the worker starts, where there are no timers. Whoever closes comes after what is queued.
   turns: () => ({ next: (act) => queueMicrotask(act), close: async () => {} }),
-  turn: () => new Promise((resolve) => setTimeout(resolve, 0)),
+  turn: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
   memoryBytes: WORKER_BYTES - HEAP_BYTES,
   keptBytes: HEAP_BYTES / 2,
   noRevectorizer: () => 'flags of this engine cannot be set',
