@@ -64,7 +64,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'evaluate.ts': ['model', 'backend/backend.ts'],
   'calibrate.ts': ['evaluate.ts', 'model', 'backend/backend.ts'],
   'generate.ts': ['engine', 'tokenizer', 'sampler.ts'],
-  engine: ['model', 'sampler.ts', 'backend/backend.ts'],
+  engine: ['host', 'model', 'sampler.ts', 'backend/backend.ts'],
   model: ['gguf', 'sampler.ts', 'backend/backend.ts'],
   'backend/wasm': ['backend/backend.ts', 'host', 'reference', 'sampler.ts'],
   'chat.ts': ['chat_template.ts', 'tokenizer'],

@@ -59,6 +59,7 @@ export const host: Host = {
     const available: unknown = process.availableMemory?.(); // not in every version of Deno and Bun
     return typeof available === 'number' && available > 0 ? available : undefined;
   },
+  keptBytes: Number.POSITIVE_INFINITY,
   noRevectorizer,
   withFlags,
 };

@@ -74,6 +74,7 @@ export const host: Host = {
     };
   },
   memoryBytes: WASM32_BYTES,
+  keptBytes: Number.POSITIVE_INFINITY,
   noRevectorizer: () => 'flags of this engine cannot be set',
   withFlags: async (_flags, act) => act(),
 };

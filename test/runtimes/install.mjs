@@ -37,6 +37,7 @@ export const programs = {
   node: (major) => at(`node${major}/bin/node`),
   deno: at('@deno/linux-x64-glibc/deno'),
   bun: at('@oven/bun-linux-x64/bin/bun'),
+  esbuild: at('esbuild/bin/esbuild'),
   workerd: at('@cloudflare/workerd-linux-64/bin/workerd'),
   vite: at('vite/bin/vite.js'),
   publint: at('publint/src/cli.js'),

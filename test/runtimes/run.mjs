@@ -59,7 +59,8 @@ const START_MS = 30_000;
  * @param {string} command
  * @param {readonly string[]} args
  * @param {{ cwd: string, where: RegExp }} options
- * @returns {Promise<{ found: string, said(): string, close(): Promise<void> }>} what the first group of `where` matched
+ * @returns {Promise<{ found: string, pid: number, said(): string, close(): Promise<number | null> }>} what the first group of
+ *   `where` matched; `close` gives what it ended with
  */
 export async function startServer(command, args, { cwd, where }) {
   const child = spawn(command, args, {
@@ -84,10 +85,11 @@ export async function startServer(command, args, { cwd, where }) {
   clearTimeout(timer);
   return {
     found,
+    pid: child.pid,
     said: () => said,
-    async close() {
+    close() {
       child.kill();
-      await ended;
+      return ended;
     },
   };
 }
