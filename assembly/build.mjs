@@ -1,4 +1,4 @@
-// Compiles every target of asconfig.json and writes dist/backend/wasm/kernels.js, which holds the modules as
+// Compiles every target of asconfig.json and writes dist/host/kernels.js, which holds the modules as
 // base64: they are some ten KB each, and an inlined module loads the same way in every runtime.
 
 import { readFileSync } from 'node:fs';
@@ -8,30 +8,27 @@ import asc from 'assemblyscript/asc';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const { targets } = JSON.parse(readFileSync(`${root}/asconfig.json`, 'utf8'));
-const out = `${root}/dist/backend/wasm`;
+const out = `${root}/dist/host`;
 await mkdir(out, { recursive: true });
+
+/** The import of the memory, up to the flags of its limits: names with their lengths, and what it is. */
+const MEMORY_IMPORT = Buffer.from('\x03env\x06memory\x02', 'latin1');
 
 const lines = [];
 for (const tier of Object.keys(targets)) {
   const { error, stderr } = await asc.main(
-    [
-      '--config',
-      `${root}/asconfig.json`,
-      '--baseDir',
-      root,
-      '--target',
-      tier,
-      '--outFile',
-      `dist/backend/wasm/${tier}.wasm`,
-    ],
+    ['--config', `${root}/asconfig.json`, '--baseDir', root, '--target', tier, '--outFile', `dist/host/${tier}.wasm`],
     { stdout: process.stdout },
   );
   if (error) {
     process.stderr.write(`assembly/build.mjs: tier ${tier}: ${error.message}\n${stderr.toString()}`);
     process.exit(1);
   }
-  lines.push(`  ${tier}: '${readFileSync(`${out}/${tier}.wasm`).toString('base64')}',`);
+  const wasm = readFileSync(`${out}/${tier}.wasm`);
+  const memoryLimitsAt = wasm.indexOf(MEMORY_IMPORT) + MEMORY_IMPORT.length;
+  if (wasm[memoryLimitsAt] !== 3) throw new Error(`${tier}: no import of a shared memory with a maximum`);
+  lines.push(`  ${tier}: { memoryLimitsAt: ${memoryLimitsAt}, base64: '${wasm.toString('base64')}' },`);
 }
 await writeFile(`${out}/kernels.js`, `export const kernels = {\n${lines.join('\n')}\n};\n`);
 // tsc leaves declarations that are written by hand where they are.
-await copyFile(`${root}/src/backend/wasm/kernels.d.ts`, `${out}/kernels.d.ts`);
+await copyFile(`${root}/src/host/kernels.d.ts`, `${out}/kernels.d.ts`);

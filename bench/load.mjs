@@ -35,7 +35,7 @@ async function loadOnce() {
   const peakLoaded = peak();
   const { tokens } = await model.complete('Once upon a time', { ...GREEDY, maxTokens: 16 });
   const { name, fileBytes, contextSize, kvBytes, parallel } = model.info;
-  const positions = tokens.length + model.tokenize('Once upon a time').length;
+  const positions = tokens.length + (await model.tokenize('Once upon a time')).length;
   const kvMB = (kvBytes / parallel / contextSize / 1e6) * positions;
   const peakAfter = peak();
   await model.dispose();

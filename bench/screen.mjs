@@ -6,8 +6,8 @@
 // the worst case: their largest logits lie close together, so that more rows can still win.
 import { parseArgs } from 'node:util';
 import { wasmBackend } from '../dist/backend/wasm/backend.js';
-import { defaultThreads } from '../dist/backend/wasm/pool.js';
 import { f16Bits } from '../dist/gguf/layouts/f16.js';
+import { host } from '../dist/host/node.js';
 import { PICK_BYTES, paramsBytes, resolveSampler, writeParams } from '../dist/sampler.js';
 import { machine, median } from './machine.mjs';
 
@@ -21,7 +21,7 @@ const { values } = parseArgs({
 const VOCAB = 128_256;
 const DIM = 2560;
 const BATCH = 8;
-const threads = values.threads === undefined ? await defaultThreads() : Number(values.threads);
+const threads = values.threads === undefined ? await host.defaultThreads() : Number(values.threads);
 const backend = await wasmBackend({ threads, tier: values.tier });
 
 let state = 1;

@@ -13,6 +13,7 @@ export {
   loadModel,
   type Model,
   type ModelInfo,
+  type ModelInput,
   type Prompt,
 } from './load_model.ts';
 export type { LoadProgress, WeightStorage } from './model/weights.ts';

@@ -22,6 +22,9 @@ import type { LoadProgress, WeightStorage } from './model/weights.ts';
 import { checkBackend, type Placed, placeModel } from './placement.ts';
 import { createTokenizer, type EncodeOptions, type Tokenizer } from './tokenizer/tokenizer.ts';
 
+/** A path, an address, or the file itself. */
+export type ModelInput = string | URL | Blob | Uint8Array | ArrayBuffer;
+
 export interface LoadModelOptions {
   /**
    * What computes, or a function that opens it, as `() => webgpu()` of the plugin @ternlm/webgpu. The model owns it: it is
@@ -35,7 +38,10 @@ export interface LoadModelOptions {
    * ones do not. info.warnings says why. Without it they fail with a BackendLostError. Default false.
    */
   readonly fallback?: boolean;
-  /** Threads of the CPU backend; 1 runs on the caller's thread. Default: the physical cores, at most 16. */
+  /**
+   * Threads of the CPU backend; 1 runs on the caller's thread. Default: the physical cores, at most 16, and 1 in a page that is
+   * not cross-origin isolated (info.warnings).
+   */
   readonly threads?: number;
   /** Kernels of the CPU backend. Default 'auto': the fastest that work here. */
   readonly tier?: Tier | 'auto';
@@ -136,8 +142,8 @@ export interface Model {
   /** The whole answer at once, `onToken` for each token on the way. */
   complete(prompt: Prompt, options?: CompleteOptions): Promise<Completion>;
   /** Tokens of a prompt as generate would see it, or of a text. */
-  tokenize(text: string, options?: EncodeOptions): number[];
-  detokenize(tokens: ArrayLike<number>, options?: { skipSpecial?: boolean }): string;
+  tokenize(text: string, options?: EncodeOptions): Promise<number[]>;
+  detokenize(tokens: ArrayLike<number>, options?: { skipSpecial?: boolean }): Promise<string>;
   /** Logits f32 [tokens][vocab], row i after token i; for evaluation. */
   logits(tokens: ArrayLike<number>, options?: LogitsOptions): Promise<Float32Array>;
   /**
@@ -169,10 +175,7 @@ const MAX_OUTS = 16;
  * @throws RangeError when an option is out of range or memory does not suffice
  * @throws what opening the backend throws
  */
-export async function loadModel(
-  input: string | URL | Blob | Uint8Array | ArrayBuffer,
-  options: LoadModelOptions = {},
-): Promise<Model> {
+export async function loadModel(input: ModelInput, options: LoadModelOptions = {}): Promise<Model> {
   const { backend: given, fallback = false, signal } = options;
   const { parallel = 4, kv: kvType = 'f16', head = 'auto', repack = 'auto' } = options;
   /** Ends reading, now and when weights are read again. */
@@ -336,8 +339,8 @@ export async function loadModel(
           onToken?.(next.value);
         }
       },
-      tokenize: (text, encodeOptions) => tokenizer.encode(text, { addSpecial: true, ...encodeOptions }),
-      detokenize: (tokens, decodeOptions) => tokenizer.decode(tokens, decodeOptions),
+      tokenize: async (text, encodeOptions) => tokenizer.encode(text, { addSpecial: true, ...encodeOptions }),
+      detokenize: async (tokens, decodeOptions) => tokenizer.decode(tokens, decodeOptions),
       async logits(tokens, { kv: type = kvType, batch = MAX_OUTS } = {}) {
         live();
         checkKv(type);

@@ -74,7 +74,9 @@ export async function placeModel(
   async function onCpu(why: string[], placing: LayOptions): Promise<Placed> {
     const backend = await wasmBackend(cpu);
     const { warnings, ...placed } = await placeOn<Tensor>(backend, source, header, config, placing);
-    return { ...placed, warnings: [...why, ...warnings], tier: backend.tier, threads: backend.threads };
+    const { tier, threads, whyFewer } = backend;
+    const notes = whyFewer === undefined ? why : [...why, `one thread: ${whyFewer}`];
+    return { ...placed, warnings: [...notes, ...warnings], tier, threads };
   }
 
   async function onGiven(): Promise<Placed> {

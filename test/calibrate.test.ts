@@ -147,7 +147,7 @@ describe.each([
     const backend = observed(sums);
     const loaded = await loadWeights(referenceBackend(), source, header, readConfig(header, 'model'));
     const weights = { ...loaded, head: undefined, screen: undefined };
-    const tokens = model.tokenize(SAMPLE);
+    const tokens = await model.tokenize(SAMPLE);
     expect(tokens.length).toBeGreaterThan(20);
     await evaluate({ backend, config, weights }, [tokens], { kv: 'f32', rows: 16, wanted: () => false, onOut() {} });
 
@@ -180,7 +180,7 @@ describe.each([
     const { eps, embeddingScale } = readConfig(await readHeader(await openSource(file)), 'model');
     const [first, own] = ['blk.0.attn_norm.weight', 'blk.0.attn_q_norm_in.weight'].map((n) => tensors.get(n)?.values);
     const expected = new Float64Array(dim);
-    const tokens = model.tokenize(SAMPLE);
+    const tokens = await model.tokenize(SAMPLE);
     for (const token of tokens) {
       let x = Array.from(
         at('token_embd.weight').subarray(token * dim, (token + 1) * dim),
@@ -200,7 +200,7 @@ describe.each([
   });
 
   it('of a longer text are the mean of its pieces; a signal ends them', async () => {
-    const tokens = model.tokenize(SAMPLE, { addSpecial: false });
+    const tokens = await model.tokenize(SAMPLE, { addSpecial: false });
     const seen: number[] = [];
     const options = { contextSize: 8, onProgress: ({ tokens }: { tokens: number }) => void seen.push(tokens) };
     await model.activations(SAMPLE, options);

@@ -90,7 +90,7 @@ describe('a backend that repeats', () => {
     for (const prompt of [PROMPTS[0], 'In the forest ']) {
       const { tokens, finishReason } = await model.complete(prompt, options);
       expect(tokens).toEqual(await idsOf(short, prompt, options));
-      expect([model.tokenize(prompt).length + tokens.length, finishReason]).toEqual([76, 'length']);
+      expect([(await model.tokenize(prompt)).length + tokens.length, finishReason]).toEqual([76, 'length']);
     }
     expect(Math.max(...log.repeats)).toBeGreaterThan(1);
     await model.dispose();

@@ -30,7 +30,7 @@ async function losses(chunk: number[], from: number): Promise<number[]> {
 
 describe('perplexity', () => {
   it('is that of the second halves of the chunks, each begun with BOS', async () => {
-    const tokens = model.tokenize(TEXT);
+    const tokens = await model.tokenize(TEXT);
     const [bos] = tokens;
     for (const contextSize of [32, 33, 100]) {
       const scored: number[] = [];
@@ -49,7 +49,7 @@ describe('perplexity', () => {
   });
 
   it('of a text of less than a chunk is that of all of it', async () => {
-    const tokens = model.tokenize('Once upon a time');
+    const tokens = await model.tokenize('Once upon a time');
     const scored = await losses(tokens, 1);
     const result = await model.perplexity('Once upon a time');
     expect(result.tokens).toBe(tokens.length - 1);
@@ -87,7 +87,7 @@ describe('embed', () => {
 
   it('mean is the mean of what the tokens have, which first and last are two of', async () => {
     // Of a text of two tokens: mean * 2 = first + last, but for lengths.
-    const tokens = Int32Array.from(model.tokenize('A king').slice(0, 2));
+    const tokens = Int32Array.from((await model.tokenize('A king')).slice(0, 2));
     const [mean, first, last] = await Promise.all(
       (['mean', 'first', 'last'] as const).map((pooling) => model.embed(tokens, { pooling })),
     );

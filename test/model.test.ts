@@ -59,9 +59,9 @@ describe('generation', () => {
     }
     const { text, tokens: ids, finishReason, seed, timings } = next.value;
     expect(texts.join('')).toBe(text);
-    expect(model.detokenize(ids, { skipSpecial: true })).toBe(text);
+    expect(await model.detokenize(ids, { skipSpecial: true })).toBe(text);
     expect([finishReason, seed, timings.generatedTokens]).toEqual([ids.length < 30 ? 'stop' : 'length', 3, ids.length]);
-    expect(timings.promptTokens).toBe(model.tokenize('Once upon a time').length);
+    expect(timings.promptTokens).toBe((await model.tokenize('Once upon a time')).length);
   });
 
   it('calls back with each token', async () => {
@@ -88,7 +88,7 @@ describe('generation', () => {
 
   it('continues tokens as it continues their text', async () => {
     const text = await model.complete('Once upon a time', GREEDY);
-    const tokens = await model.complete(model.tokenize('Once upon a time'), GREEDY);
+    const tokens = await model.complete(await model.tokenize('Once upon a time'), GREEDY);
     expect(tokens.tokens).toEqual(text.tokens);
   });
 
@@ -113,7 +113,7 @@ describe('generation', () => {
 
   it('ends at the end of the context', async () => {
     const short = await loadModel(tiny, { contextSize: 40, threads: 1 });
-    const prompt = short.tokenize('Once upon a time');
+    const prompt = await short.tokenize('Once upon a time');
     const bias = Object.fromEntries([509, 510, 511].map((id) => [id, -Infinity]));
     const { tokens, finishReason } = await short.complete(prompt, { temperature: 0, logitBias: bias });
     expect([prompt.length + tokens.length, finishReason]).toEqual([41, 'length']);
@@ -190,7 +190,10 @@ describe('generation', () => {
   });
 
   it('is the same for prompts of any length, more lengths than programs are kept', async () => {
-    const prompt = model.tokenize('In the forest there was a little house, and in the house '.repeat(4)).slice(0, 45);
+    const prompt = (await model.tokenize('In the forest there was a little house, and in the house '.repeat(4))).slice(
+      0,
+      45,
+    );
     const first: (readonly number[])[] = [];
     const lengths = Array.from({ length: 45 }, (_, i) => i + 1);
     const run = async (n: number) =>
@@ -218,7 +221,7 @@ describe('generation', () => {
   });
 
   it('gives logits whose softmax is the probability of a token', async () => {
-    const prompt = model.tokenize('Once upon a time');
+    const prompt = await model.tokenize('Once upon a time');
     const { value } = await model.generate(prompt, GREEDY).next();
     const token = value as Token;
     const logits = (await model.logits(prompt)).subarray(-model.info.vocab);
@@ -252,7 +255,7 @@ describe('screened head', () => {
       const all = await Promise.all(one);
       answers.push(all.map(({ tokens }) => tokens));
       if (head === 'exact') {
-        const prompt = model.tokenize('Once upon a time');
+        const prompt = await model.tokenize('Once upon a time');
         const { value } = await model.generate(prompt, GREEDY).next();
         const token = value as Token;
         const logits = (await model.logits(prompt)).subarray(-model.info.vocab);

@@ -39,7 +39,7 @@ class Bench {
   ms = 0;
 
   constructor(name: (typeof MODULES)[number]) {
-    const bytes = Uint8Array.from(readFileSync(new URL(`../dist/backend/wasm/${name}.wasm`, import.meta.url)));
+    const bytes = Uint8Array.from(readFileSync(new URL(`../dist/host/${name}.wasm`, import.meta.url)));
     const module = new WebAssembly.Module(bytes);
     const exports = new WebAssembly.Instance(module, { env: { memory: this.#memory, abort: () => {} } }).exports;
     this.#kernels = exports as never;

@@ -251,7 +251,7 @@ describe('a model', () => {
     await model.dispose();
     expect(made.tokens).toEqual([77, 77, 77, 77]);
     expect(made.text).toBe(' w77 w77 w77 w77');
-    expect(model.detokenize(made.tokens)).toBe('w77 w77 w77 w77');
+    expect(await model.detokenize(made.tokens)).toBe('w77 w77 w77 w77');
   });
 });
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { wasmBackend } from '../dist/backend/wasm/backend.js';
-import { defaultThreads, linuxCores } from '../dist/backend/wasm/pool.js';
+import { host, linuxCores } from '../dist/host/node.js';
 import { demoModel, loadModel } from '../dist/index.js';
 
 describe('default number of threads', () => {
@@ -43,7 +43,7 @@ describe('default number of threads', () => {
   });
 
   it('is a number that can be used here', async () => {
-    const threads = await defaultThreads();
+    const threads = await host.defaultThreads();
     expect(Number.isInteger(threads) && threads >= 1 && threads <= 16).toBe(true);
   });
 });

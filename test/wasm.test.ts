@@ -18,8 +18,9 @@ const RELAXED = MAJOR < 22 ? ['--experimental-wasm-relaxed-simd'] : [];
 const open = (candidate: TierChoice) => backendOver(candidate, 1);
 
 describe('self-test', () => {
-  it.each(['simd', 'relaxed_i16', 'relaxed', 'revec'] as const)('%s passes', async (name) => {
-    expect(await wrongAnswer(await kernelsNamed(name), open)).toBeUndefined();
+  it.each(['simd', 'relaxed_i16', 'relaxed', 'revec'] as const)('%s passes in memory of either kind', async (name) => {
+    expect(await wrongAnswer(await kernelsNamed(name, true), open)).toBeUndefined();
+    expect(await wrongAnswer(await kernelsNamed(name, false), open)).toBeUndefined();
   });
 
   /** Instructions as bytes, and one of the bytes changed wherever they stand: what a compiler's bug could come to. */
@@ -43,7 +44,7 @@ describe('self-test', () => {
   ];
 
   it.each(BROKEN)('%s with another %s is refused', async (name, _code, pattern, at, to, caught) => {
-    const bytes = new Uint8Array(readFileSync(new URL(`../dist/backend/wasm/${name}.wasm`, import.meta.url)));
+    const bytes = new Uint8Array(readFileSync(new URL(`../dist/host/${name}.wasm`, import.meta.url)));
     let found = 0;
     for (let i = 0; i + pattern.length <= bytes.length; i++) {
       if (!pattern.every((byte, k) => bytes[i + k] === byte)) continue;
@@ -52,7 +53,7 @@ describe('self-test', () => {
     }
     expect(found).toBeGreaterThan(0);
     const module = await WebAssembly.compile(bytes);
-    expect(await wrongAnswer({ ...(await kernelsNamed(name)), module }, open)).toMatch(caught);
+    expect(await wrongAnswer({ ...(await kernelsNamed(name, true)), module }, open)).toMatch(caught);
   });
 });
 
@@ -159,9 +160,14 @@ describe.each([1, 2])('%d threads', (threads) => {
   });
 });
 
-describe('linear memory', () => {
+describe.each([true, false])('linear memory, shared: %s', (shared) => {
+  it('is of that kind', () => {
+    const { buffer } = createMemory(shared).memory;
+    expect(buffer.constructor).toBe(shared ? SharedArrayBuffer : ArrayBuffer);
+  });
+
   it('gives freed pieces out again, joined and zeroed, and never the same twice', () => {
-    const memory = createMemory();
+    const memory = createMemory(shared);
     const [a, b, c] = [100, 200, 300].map((bytes) => memory.alloc(bytes));
     memory.view(a, 0, 100).fill(7);
     const { held } = memory.used();
@@ -178,13 +184,13 @@ describe('linear memory', () => {
   });
 
   it('refuses more than 4 GiB with numbers, and stays usable', () => {
-    const memory = createMemory();
+    const memory = createMemory(shared);
     expect(() => memory.alloc(5e9)).toThrow(/50000\d{5} bytes wanted in all, 0 in use; the limit is 4294967296 bytes/);
     expect(memory.alloc(64).at % 64).toBe(0);
   });
 
   it('refuses what lies outside of a tensor', () => {
-    const memory = createMemory();
+    const memory = createMemory(shared);
     const tensor = memory.alloc(64);
     expect(() => memory.view(tensor, 60, 5)).toThrow('bytes 60 … 65 of a tensor of 64');
     expect(() => memory.write(tensor, 0, new Uint8Array(65))).toThrow('bytes 0 … 65 of a tensor of 64');

@@ -1,3 +1,4 @@
+import { host } from '#host';
 import { GgufError } from './error.ts';
 
 /** Bytes of a file, wherever it lies. */
@@ -18,8 +19,6 @@ export interface Source {
 
 /** Bytes of one block of a body that is kept in memory: few blocks, and none too large for a fragmented heap (not tuned). */
 const BLOCK_BYTES = 8 << 20;
-/** Most bytes asked of one file read; the operating systems stop short of 2^31. */
-const READ_BYTES = 1 << 30;
 
 /**
  * Opens a path (Node, Deno, Bun), an http(s) or file address, a Blob or File, or bytes.
@@ -100,28 +99,24 @@ function openBlob(blob: Blob): Source {
 }
 
 async function openFile(path: string | URL, name: string): Promise<Source> {
-  const fs = await import('node:fs').catch((cause: unknown) => {
-    throw new GgufError(`${name}: no file system here; open a URL, a Blob or bytes`, undefined, { cause });
-  });
-  const file = await fs.promises.open(path, 'r');
-  const stat = await file.stat();
-  if (!stat.isFile()) {
+  const file = await host.openFile(path);
+  if (!file.isRegular) {
     await file.close();
     throw new GgufError(`${name}: not a regular file`);
   }
   return {
     name,
-    size: stat.size,
+    size: file.size,
     async read(at, dst) {
       for (let got = 0; got < dst.length; ) {
-        const { bytesRead } = await file.read(dst, got, Math.min(dst.length - got, READ_BYTES), at + got);
+        const bytesRead = await file.read(at + got, got === 0 ? dst : dst.subarray(got));
         if (bytesRead === 0) throw shortRead(name, at, dst.length, got);
         got += bytesRead;
       }
     },
     readSync(at, dst) {
       for (let got = 0; got < dst.length; ) {
-        const bytesRead = fs.readSync(file.fd, dst, got, Math.min(dst.length - got, READ_BYTES), at + got);
+        const bytesRead = file.readSync(at + got, got === 0 ? dst : dst.subarray(got));
         if (bytesRead === 0) throw shortRead(name, at, dst.length, got);
         got += bytesRead;
       }

@@ -82,7 +82,7 @@ describe('nothing is left on a device', () => {
       const model = await loadModel(demoModel, { backend });
       expect(counts.bytes).toBeGreaterThan(2e6);
       await Promise.all(['A', 'And', PROMPT].map((text) => model.complete(text, { ...GREEDY, maxTokens: 20 })));
-      await model.logits(model.tokenize(PROMPT));
+      await model.logits(await model.tokenize(PROMPT));
       await model.embed(PROMPT);
       await model.dispose();
     }));

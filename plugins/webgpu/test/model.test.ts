@@ -69,7 +69,7 @@ describe.each(Object.entries(MODELS))('%s', (_name, file) => {
   });
 
   it('has its logits', async () => {
-    const tokens = gpu.tokenize(PROMPTS[3]);
+    const tokens = await gpu.tokenize(PROMPTS[3]);
     expect(furthest(await cpu.logits(tokens), await gpu.logits(tokens), gpu.info.vocab)).toBeLessThan(CLOSE);
   });
 

@@ -14,6 +14,7 @@ import { chromium, deno } from './adapters.js';
 const root = fileURLToPath(new URL('../../..', import.meta.url));
 /** What the bare names of the plugin's and the core's modules mean there. */
 const IMPORTS = {
+  '#host': './dist/host/web.js',
   'ternlm/backend': './dist/backend/backend.js',
   'ternlm/reference': './dist/reference/backend.js',
   'ternlm/sampler': './dist/sampler.js',
@@ -51,7 +52,12 @@ describe('Deno', () => {
     const base = new URL('../../..', import.meta.url);
     const map = `data:application/json,${encodeURIComponent(
       JSON.stringify({
-        imports: Object.fromEntries(Object.entries(IMPORTS).map(([name, path]) => [name, new URL(path, base).href])),
+        imports: Object.fromEntries(
+          Object.entries({ ...IMPORTS, '#host': './dist/host/node.js' }).map(([name, path]) => [
+            name,
+            new URL(path, base).href,
+          ]),
+        ),
       }),
     )}`;
     const code = `${MODULES.replaceAll("'./", `'${base.href}`)}

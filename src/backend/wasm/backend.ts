@@ -1,3 +1,5 @@
+import { host } from '#host';
+import type { KernelsName } from '../../host/kernels.js';
 import { PICK_BYTES } from '../../sampler.ts';
 import {
   type Activation,
@@ -11,9 +13,8 @@ import {
   type WeightType,
 } from '../backend.ts';
 import { instantiate } from './abi.ts';
-import type { KernelsName } from './kernels.js';
 import { createMemory, MAX_THREADS, type WasmTensor } from './memory.ts';
-import { defaultThreads, inlinePool, workerPool } from './pool.ts';
+import { inlinePool, workerPool } from './pool.ts';
 import { chooseTier, type Dot, kernelsNamed, type Tier, type TierChoice } from './tier.ts';
 
 export interface WasmOptions {
@@ -35,6 +36,8 @@ export interface WasmBackend extends Backend<WasmTensor> {
   readonly tier: Tier;
   readonly dot: Dot;
   readonly threads: number;
+  /** Why there are fewer threads than there could be, or undefined. */
+  readonly whyFewer: string | undefined;
   /** Why this tier, a line for each that was looked at. */
   readonly why: readonly string[];
 }
@@ -85,20 +88,31 @@ function repacksOf(tier: Tier): Backend['repacks'] {
  * walks; the host writes only positions and lengths between two runs.
  */
 export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBackend> {
-  const threads = options.threads ?? (await defaultThreads());
-  if (!Number.isInteger(threads) || threads < 1 || threads > MAX_THREADS) {
-    throw new RangeError(`threads: got ${threads}, expected a whole number from 1 to ${MAX_THREADS}`);
+  const wished = options.threads ?? (await host.defaultThreads());
+  if (!Number.isInteger(wished) || wished < 1 || wished > MAX_THREADS) {
+    throw new RangeError(`threads: got ${wished}, expected a whole number from 1 to ${MAX_THREADS}`);
   }
+  const hindrance = wished > 1 ? host.whyOneThread() : undefined;
+  if (hindrance !== undefined && options.threads !== undefined) {
+    throw new RangeError(`threads: got ${wished}, expected 1: ${hindrance}`);
+  }
+  const threads = hindrance === undefined ? wished : 1;
   const { tier = 'auto', revectorize = tier === 'revec' } = options;
   const open = (candidate: TierChoice) => backendOver(candidate, 1);
   const choice =
-    options.kernels === undefined ? await chooseTier(tier, revectorize, open) : await kernelsNamed(options.kernels);
-  return backendOver(choice, threads);
+    options.kernels === undefined
+      ? await chooseTier(tier, revectorize, threads > 1, open)
+      : await kernelsNamed(options.kernels, threads > 1);
+  return backendOver(choice, threads, hindrance);
 }
 
-/** The backend of one module. */
-export async function backendOver({ tier, dot, module, why }: TierChoice, threads: number): Promise<WasmBackend> {
-  const memory = createMemory();
+/** The backend of one module, which has to be one for shared memory where there are threads. */
+export async function backendOver(
+  { tier, dot, module, shared, why }: TierChoice,
+  threads: number,
+  whyFewer?: string,
+): Promise<WasmBackend> {
+  const memory = createMemory(shared);
   const kernels = instantiate(module, memory.memory, 0);
   const copy = ({ from, bytes, into }: Results<WasmTensor>) =>
     memory.read(from, 0, into.length === bytes ? into : into.subarray(0, bytes));
@@ -363,6 +377,7 @@ export async function backendOver({ tier, dot, module, why }: TierChoice, thread
     tier,
     dot,
     threads,
+    whyFewer,
     why,
     alloc: (bytes) => memory.alloc(bytes),
     free: (tensor) => memory.free(tensor),

@@ -1,6 +1,7 @@
+import { host } from '#host';
 import type { Tensor } from '../backend.ts';
 
-/** A piece of the linear memory that all threads share. */
+/** A piece of the linear memory. */
 export interface WasmTensor extends Tensor {
   readonly at: number;
 }
@@ -21,7 +22,9 @@ export interface LinearMemory {
 }
 
 const PAGE = 65_536;
-const MAX_PAGES = 65_536;
+const MAX_PAGES: number = Math.floor(host.memoryBytes / PAGE);
+/** What the modules are compiled for. */
+const MODULE_PAGES = 65_536;
 export const MAX_THREADS: number = 256;
 /** Barrier, start signal and, from 4096 on, 1 KiB for each of MAX_THREADS lie below; see assembly/program.ts and lanes.ts. */
 const FIRST = 5 * PAGE;
@@ -31,9 +34,13 @@ const FEW_BYTES = 256;
 
 const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
 
-/** A shared WebAssembly memory with a first-fit allocator over its free pieces, in address order. */
-export function createMemory(): LinearMemory {
-  const memory = new WebAssembly.Memory({ initial: FIRST / PAGE, maximum: MAX_PAGES, shared: true });
+/**
+ * A WebAssembly memory with a first-fit allocator over its free pieces, in address order.
+ * @param shared whether threads share it; a private one can be had in every page
+ */
+export function createMemory(shared: boolean): LinearMemory {
+  // The maximum is the modules' own (asconfig.json), which a shared memory may not exceed.
+  const memory = new WebAssembly.Memory({ initial: FIRST / PAGE, maximum: MODULE_PAGES, shared });
   const free: { at: number; bytes: number }[] = [];
   const live = new Map<number, number>();
   let bytes = new Uint8Array(memory.buffer);
@@ -45,6 +52,7 @@ export function createMemory(): LinearMemory {
     const pages = Math.ceil(end / PAGE) - memory.buffer.byteLength / PAGE;
     if (pages <= 0) return;
     try {
+      if (memory.buffer.byteLength / PAGE + pages > MAX_PAGES) throw new RangeError();
       memory.grow(pages);
     } catch {
       throw new RangeError(

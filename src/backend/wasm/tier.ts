@@ -1,8 +1,8 @@
+import { host } from '#host';
+import type { KernelsName } from '../../host/kernels.js';
 import type { Backend, Tensor } from '../backend.ts';
 import { instantiate } from './abi.ts';
-import { type KernelsName, kernels } from './kernels.js';
 import { createMemory } from './memory.ts';
-import { noRevectorizer, OPTIMISE, REVECTORIZE, withFlags } from './revectorize.ts';
 import { type Answer, answers, batchTimer, difference } from './self_test.ts';
 
 /**
@@ -19,6 +19,8 @@ export interface TierChoice {
   readonly tier: Tier;
   readonly dot: Dot;
   readonly module: WebAssembly.Module;
+  /** Whether the module is for memory that threads share; else for private memory. */
+  readonly shared: boolean;
   /** A line for each tier that was looked at, best first, e.g. "relaxed: not accepted by this engine". */
   readonly why: readonly string[];
 }
@@ -41,28 +43,36 @@ const WORTH = 1.2;
 /** Of some 1 ms each. */
 const ROUNDS = 5;
 
-function bytesOf(name: KernelsName): Uint8Array<ArrayBuffer> {
-  const chars = atob(kernels[name]);
-  const bytes = new Uint8Array(chars.length);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = chars.charCodeAt(i);
-  return bytes;
-}
+/** For a module compiled under them, the code that is tested is the code that runs: no baseline compiler, nothing left for later. */
+const REVECTORIZE: readonly string[] = [
+  '--experimental-wasm-revectorize',
+  '--no-liftoff',
+  '--no-wasm-lazy-compilation',
+];
+/** What is called runs on the optimising compiler from its first call on. */
+const OPTIMISE: readonly string[] = ['--no-liftoff'];
 
 /** Compiled once in a process. */
-const modules = new Map<KernelsName, Promise<WebAssembly.Module>>();
+const modules = new Map<string, Promise<WebAssembly.Module>>();
 
 function compiled(
   name: KernelsName,
+  shared: boolean,
   compile: (bytes: Uint8Array<ArrayBuffer>) => Promise<WebAssembly.Module> = (bytes) => WebAssembly.compile(bytes),
 ): Promise<WebAssembly.Module> {
-  const module = modules.get(name) ?? compile(bytesOf(name));
-  modules.set(name, module);
+  const key = `${name} ${shared}`;
+  let module = modules.get(key);
+  if (module === undefined) {
+    const found = host.kernels(name, shared);
+    module = found instanceof WebAssembly.Module ? Promise.resolve(found) : compile(found);
+    modules.set(key, module);
+  }
   return module;
 }
 
 /** The module of that name, not tested. */
-export async function kernelsNamed(name: KernelsName): Promise<TierChoice> {
-  return { ...KERNELS[name], module: await compiled(name), why: [`${name}: asked for by name`] };
+export async function kernelsNamed(name: KernelsName, shared: boolean): Promise<TierChoice> {
+  return { ...KERNELS[name], shared, module: await compiled(name, shared), why: [`${name}: asked for by name`] };
 }
 
 const choices = new Map<string, Promise<TierChoice>>();
@@ -73,18 +83,23 @@ const choices = new Map<string, Promise<TierChoice>>();
  *
  * @throws Error when the wanted tier, or with 'auto' every tier, is refused; the message says why.
  */
-export function chooseTier(wanted: Tier | 'auto', revectorize: boolean, open: Open): Promise<TierChoice> {
+export function chooseTier(
+  wanted: Tier | 'auto',
+  revectorize: boolean,
+  shared: boolean,
+  open: Open,
+): Promise<TierChoice> {
   if (wanted !== 'auto' && !TIERS.includes(wanted)) {
     return Promise.reject(new RangeError(`tier: got '${wanted}', expected auto, revec, relaxed or simd`));
   }
-  const key = `${wanted} ${revectorize}`;
-  const choice = choices.get(key) ?? choose(wanted, revectorize, open);
+  const key = `${wanted} ${revectorize} ${shared}`;
+  const choice = choices.get(key) ?? choose(wanted, revectorize, shared, open);
   choices.set(key, choice);
   choice.catch(() => choices.delete(key)); // may have been for want of memory
   return choice;
 }
 
-async function choose(wanted: Tier | 'auto', revectorize: boolean, open: Open): Promise<TierChoice> {
+async function choose(wanted: Tier | 'auto', revectorize: boolean, shared: boolean, open: Open): Promise<TierChoice> {
   const why: string[] = [];
   const tiers = wanted !== 'auto' ? [wanted] : TIERS.filter((tier) => tier !== 'revec' || revectorize);
   for (const tier of tiers) {
@@ -93,21 +108,21 @@ async function choose(wanted: Tier | 'auto', revectorize: boolean, open: Open): 
     let note = '';
     try {
       if (tier === 'revec') {
-        const hindrance = revectorize ? await compileRevec() : 'not asked for';
+        const hindrance = revectorize ? await compileRevec(shared) : 'not asked for';
         if (hindrance !== undefined && wanted === 'auto') {
           why.push(`revec: ${hindrance}`);
           continue;
         }
         if (hindrance !== undefined) note = `, in 128 bits: ${hindrance}`;
       }
-      if (tier === 'relaxed') [name, note] = relaxedKernels(await compiled('relaxed'));
-      module = await compiled(name);
+      if (tier === 'relaxed') [name, note] = relaxedKernels(await compiled('relaxed', shared), shared);
+      module = await compiled(name, shared);
     } catch (error) {
       const detail = error instanceof WebAssembly.CompileError ? '' : `: ${String(error)}`;
       why.push(`${tier}: not accepted by this engine${detail}`);
       continue;
     }
-    const candidate: TierChoice = { ...KERNELS[name], module, why };
+    const candidate: TierChoice = { ...KERNELS[name], module, shared, why };
     const wrong = await wrongAnswer(candidate, open);
     if (wrong !== undefined) {
       why.push(`${tier}: wrong on this engine: ${wrong}`);
@@ -128,16 +143,16 @@ async function choose(wanted: Tier | 'auto', revectorize: boolean, open: Open): 
 }
 
 /** Compiles `revec` in 256 bits, or says why not. */
-async function compileRevec(): Promise<string | undefined> {
-  const hindrance = noRevectorizer();
+async function compileRevec(shared: boolean): Promise<string | undefined> {
+  const hindrance = host.noRevectorizer();
   if (hindrance !== undefined) return hindrance;
-  await compiled('revec', (bytes) => withFlags(REVECTORIZE, () => new WebAssembly.Module(bytes)));
+  await compiled('revec', shared, (bytes) => host.withFlags(REVECTORIZE, () => new WebAssembly.Module(bytes)));
   return undefined;
 }
 
 /** Which module is `relaxed` on this engine, and why; told by any module that has the dot_add. */
-function relaxedKernels(module: WebAssembly.Module): [KernelsName, string] {
-  const answer = instantiate(module, createMemory().memory, 0).dotProbe();
+function relaxedKernels(module: WebAssembly.Module, shared: boolean): [KernelsName, string] {
+  const answer = instantiate(module, createMemory(shared).memory, 0).dotProbe();
   if (answer === 129_540) return ['relaxed', '; the dot is vpdpbusd, so dot_add'];
   if (answer === -508) return ['relaxed', '; the dot is of signed bytes, so dot_add'];
   if (answer === 65_534) return ['relaxed_i16', '; the dot_add is pmaddubsw and more, so the i16 dot'];
@@ -157,7 +172,7 @@ export async function wrongAnswer(candidate: TierChoice, open: Open): Promise<st
       const { referenceBackend } = await import('../../reference/backend.ts');
       return difference(got, await answers(referenceBackend()), false);
     }
-    baselineAnswers ??= kernelsNamed('simd').then((simd) => answersOf(simd, open));
+    baselineAnswers ??= kernelsNamed('simd', candidate.shared).then((simd) => answersOf(simd, open));
     return difference(got, await baselineAnswers, true);
   } catch (error) {
     baselineAnswers = undefined;
@@ -176,13 +191,14 @@ async function answersOf(candidate: TierChoice, open: Open): Promise<Answer[]> {
 
 /** How many times as fast as `relaxed` it computes a batch. */
 async function gainOf(revec: TierChoice, open: Open): Promise<number> {
-  const [name] = relaxedKernels(revec.module);
-  const backends = [await open(await kernelsNamed(name)), await open(revec)];
+  const { module, shared } = revec;
+  const [name] = relaxedKernels(module, shared);
+  const backends = [await open(await kernelsNamed(name, shared)), await open(revec)];
   try {
     const timers = backends.map(batchTimer);
     const least = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
     // A run on one thread is over when the call returns.
-    await withFlags(OPTIMISE, timers[0]);
+    await host.withFlags(OPTIMISE, timers[0]);
     // In turn, as other load comes and goes.
     for (let round = 0; round < ROUNDS; round++) {
       for (const [i, time] of timers.entries()) least[i] = Math.min(least[i], await time());

@@ -1,17 +1,10 @@
-// A thread of the pool: instantiates the kernels over the shared memory and then runs only wasm. Thread 0 reports each
-// finished run.
+// A thread of the pool in Node, Deno and Bun: instantiates the kernels over the shared memory and then runs only wasm. Thread 0
+// reports each finished run. Pages have the same in src/host/web.ts.
+import { parentPort } from 'node:worker_threads';
+import type { ThreadReport, ThreadStart } from '../../host/host.ts';
 import { instantiate } from './abi.ts';
 
-export interface WorkerStart {
-  readonly module: WebAssembly.Module;
-  readonly memory: WebAssembly.Memory;
-  readonly index: number;
-}
-
-/** -1: ready; otherwise the number of a finished run. */
-export type WorkerReport = number;
-
-function work({ module, memory, index }: WorkerStart, report: (message: WorkerReport) => void): void {
+function serve({ module, memory, index }: ThreadStart, report: (message: ThreadReport) => void): void {
   const kernels = instantiate(module, memory, index);
   report(-1);
   let run = 0;
@@ -22,16 +15,7 @@ function work({ module, memory, index }: WorkerStart, report: (message: WorkerRe
   }
 }
 
-if (typeof process === 'object' && process.versions.node !== undefined) {
-  const { parentPort } = await import('node:worker_threads');
-  if (parentPort === null) throw new Error('worker.js is started by the pool, not by hand');
-  // Once: a port without listeners does not keep the thread, which so ends when `work` returns.
-  parentPort.once('message', (start: WorkerStart) => work(start, (message) => parentPort.postMessage(message)));
-} else {
-  // A web worker; its scope's type is not in lib "dom", which the rest of src/ uses.
-  const scope = globalThis as unknown as { postMessage(message: WorkerReport): void; close(): void };
-  addEventListener('message', ({ data }: MessageEvent<WorkerStart>) => {
-    work(data, (message) => scope.postMessage(message));
-    scope.close();
-  });
-}
+if (parentPort === null) throw new Error('worker.js is started by the pool, not by hand');
+const port = parentPort;
+// Once: a port without listeners does not keep the thread, which so ends when `serve` returns.
+port.once('message', (start: ThreadStart) => serve(start, (message) => port.postMessage(message)));

@@ -8,24 +8,13 @@ const FIRST_MAJOR = 13;
 
 /** Why the flag cannot be set here, or undefined where it may be tried. */
 export function noRevectorizer(): string | undefined {
-  if (typeof process !== 'object' || process.versions.v8 === undefined) return 'flags of this engine cannot be set';
   const { v8, bun, deno } = process.versions as NodeJS.ProcessVersions & { bun?: string; deno?: string };
   if (bun !== undefined) return "Bun's engine is not V8";
   if (deno !== undefined) return "Deno lets V8's flags have no effect";
   return Number.parseInt(v8, 10) < FIRST_MAJOR ? `no gain with V8 ${v8}, from ${FIRST_MAJOR} on there is` : undefined;
 }
 
-/** For a module compiled under them, the code that is tested is the code that runs: no baseline compiler, nothing left for later. */
-export const REVECTORIZE: readonly string[] = [
-  '--experimental-wasm-revectorize',
-  '--no-liftoff',
-  '--no-wasm-lazy-compilation',
-];
-
-/** What is called runs on the optimising compiler from its first call on. */
-export const OPTIMISE: readonly string[] = ['--no-liftoff'];
-
-/** Does `act`, which must not wait for anything, under flags of V8. They are the process's, and are taken back at once. */
+/** Does `act` under flags: Host tells more. */
 export async function withFlags<T>(flags: readonly string[], act: () => T): Promise<T> {
   const { setFlagsFromString } = await import('node:v8');
   const others = flags.filter((flag) => !process.execArgv.includes(flag));

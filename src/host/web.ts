@@ -1,0 +1,63 @@
+// Browsers, in a page or a worker of it.
+import { type Host, MOST_THREADS, type ThreadReport, WASM32_BYTES } from './host.ts';
+import { inlinedKernels } from './inlined.ts';
+
+/**
+ * A thread, as src/backend/wasm/worker.ts is one elsewhere. As a text, which becomes the address of a Blob: that is the same in
+ * a page, in what a bundler makes of this module, and in one of another origin or of none.
+ */
+const THREAD = `onmessage = ({ data: { module, memory, index } }) => {
+  const abort = (message, file, line, column) => {
+    throw new Error('assembly aborted at line ' + line + ', column ' + column);
+  };
+  const { exports } = new WebAssembly.Instance(module, { env: { memory, abort } });
+  exports.enterThread(index);
+  postMessage(-1);
+  for (let run = 0; (run = exports.serve(index, run)) !== -1; ) if (index === 0) postMessage(run);
+  close();
+};`;
+
+const HEADERS = 'Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp';
+
+export const host: Host = {
+  async openFile() {
+    throw new Error('no file system here; open a URL, a Blob or bytes');
+  },
+  kernels: inlinedKernels,
+  defaultThreads: async () => Math.max(1, Math.min(MOST_THREADS, navigator.hardwareConcurrency)),
+  whyOneThread() {
+    if (globalThis.crossOriginIsolated) return undefined;
+    return `the page is not cross-origin isolated (served with ${HEADERS})`;
+  },
+  async startThread(start, { onReport, onError }) {
+    const address = URL.createObjectURL(new Blob([THREAD], { type: 'text/javascript' }));
+    const worker = new Worker(address);
+    URL.revokeObjectURL(address);
+    worker.onmessage = ({ data }: MessageEvent<ThreadReport>) => onReport(data);
+    worker.onerror = (event) => onError(new Error(event.message));
+    worker.postMessage(start);
+    return {
+      keep: () => {},
+      terminate: () => worker.terminate(),
+      ended: Promise.resolve(), // it closes itself and does not tell
+    };
+  },
+  turns() {
+    const { port1, port2 } = new MessageChannel();
+    const acts: (() => void)[] = [];
+    port1.onmessage = () => acts.shift()?.();
+    return {
+      next(act) {
+        acts.push(act);
+        port2.postMessage(0);
+      },
+      async close() {
+        while (acts.length > 0) await new Promise((resolve) => setTimeout(resolve, 1));
+        port1.close();
+      },
+    };
+  },
+  memoryBytes: WASM32_BYTES,
+  noRevectorizer: () => 'flags of this engine cannot be set',
+  withFlags: async (_flags, act) => act(),
+};
