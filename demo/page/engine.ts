@@ -16,8 +16,8 @@ export interface Picked {
 
 export function load(picked: Picked, device: Device, options: LoadModelOptions): Promise<Model> {
   // One sequence at once is all that the page asks of a model.
-  const backend = device === 'gpu' ? { backend: () => webgpu() } : { threads: 1 };
-  return loadModel(picked.open(), { parallel: 1, ...backend, ...options });
+  const backend = device === 'gpu' ? () => webgpu() : undefined;
+  return loadModel(picked.open(), { backend, parallel: 1, ...options });
 }
 
 /** The model that comes with the page: inside it, or a file beside it; undefined where neither can be. */
