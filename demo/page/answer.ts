@@ -52,10 +52,11 @@ export function createColumn(device: Device, titled: boolean, prompt: string | u
 
     function show(extra: readonly string[]): void {
       const spent = lastMs - firstMs;
-      const speed = tokens.length > 1 && spent > 0 ? [rate((1000 * (tokens.length - 1)) / spent)] : [];
-      const first = tokens.length > 0 ? [`first after ${duration(firstMs - started)}`] : [];
+      const speed = tokens.length > 1 && spent > 0 ? rate((1000 * (tokens.length - 1)) / spent) : '';
+      const first = tokens.length > 0 ? `first after ${duration(firstMs - started)}` : '';
       const count = `${tokens.length} ${tokens.length === 1 ? 'token' : 'tokens'}`;
-      figures.replaceChildren(...[count, ...speed, ...first, ...extra].map((part) => element('span', '', part)));
+      const parts = [speed, count, first, ...extra].filter((part) => part !== '');
+      figures.replaceChildren(...parts.flatMap((part) => [element('span', part === speed ? 'speed' : '', part), ' ']));
     }
     function paint(now: number): void {
       frame = 0;

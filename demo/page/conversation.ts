@@ -60,9 +60,10 @@ export async function takeTurn(
     createColumn(device, models.length > 1, mode === 'continue' ? text : undefined),
   );
   const beside = element('div', models.length > 1 ? 'columns two' : 'columns', ...columns.map(({ root }) => root));
-  const said = element('p', 'said', element('span', 'unseen', 'You: '), text);
+  const said = element('p', 'said', text);
   said.dir = 'auto';
-  const item = element('li', 'turn', ...(mode === 'chat' ? [said] : []), beside);
+  const message = mode === 'chat' ? [element('span', 'unseen', 'You:'), said] : [];
+  const item = element('li', 'turn', ...message, beside);
   const turn: Turn = { mode, text, item, answer: '' };
   turns.push(turn);
   list.append(item);

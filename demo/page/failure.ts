@@ -39,7 +39,7 @@ function adviceFor(error: unknown, message: string): string {
   if (/\b404\b/.test(message)) return 'Check the address: the server knows no file there.';
   if (/\b(429|5\d\d)\b/.test(message) && /http/i.test(message))
     return 'The server is busy or out of order. Try again in a while.';
-  if (name === 'TypeError' && /fetch|network|load failed/i.test(message)) {
+  if (/failed to fetch|networkerror|load failed/i.test(message)) {
     return 'Either there is no way to the server, or it does not let other pages read its files (CORS). Download the file and choose it here.';
   }
   if (/webgpu|gpu/i.test(message)) return 'The CPU needs no GPU: choose CPU at the top of the page.';

@@ -31,17 +31,15 @@ function remaining(seconds: number): string {
 }
 
 /**
- * Loads a model, with a bar and a way to cancel it.
+ * Loads a model, with a bar and a button that aborts `controller`.
  *
- * @throws what loadModel throws; an AbortError where it was cancelled
+ * @throws what loadModel throws
  */
-export async function loadWithBar(picked: Picked, device: Device, signal: AbortSignal): Promise<Model> {
-  const controller = new AbortController();
+export async function loadWithBar(picked: Picked, device: Device, controller: AbortController): Promise<Model> {
   const onCancel = () => controller.abort();
   cancel.addEventListener('click', onCancel);
-  signal.addEventListener('abort', onCancel);
   title.textContent = `Loading ${picked.name}${device === 'gpu' ? ' on the GPU' : ''}`;
-  figures.textContent = 'Opening the file';
+  figures.textContent = device === 'gpu' ? 'Starting the GPU and compiling for it' : 'Opening the file';
   bar.removeAttribute('value');
   card.hidden = false;
   title.focus();
@@ -69,6 +67,5 @@ export async function loadWithBar(picked: Picked, device: Device, signal: AbortS
   } finally {
     card.hidden = true;
     cancel.removeEventListener('click', onCancel);
-    signal.removeEventListener('abort', onCancel);
   }
 }

@@ -45,28 +45,30 @@ async function disposeAll(): Promise<void> {
   await Promise.all(all.map((model) => model.dispose()));
 }
 
-/** Loads what is not there yet of the devices wanted. @returns whether all are there */
-async function loadWanted(from: Picked, after: () => void): Promise<boolean> {
+/** Loads what is not there yet of the devices wanted. Where that fails or is cancelled, `home` goes back to where one was. */
+async function loadWanted(from: Picked, home: () => void): Promise<boolean> {
+  const to = chosen('compute');
   const controller = new AbortController();
   running = controller;
   compute.disabled = true;
   try {
     for (const device of wanted()) {
-      if (!models.has(device)) models.set(device, await loadWithBar(from, device, controller.signal));
+      if (!models.has(device)) models.set(device, await loadWithBar(from, device, controller));
     }
-    settled = chosen('compute');
+    settled = to;
     return true;
   } catch (error) {
-    if ((error as Error).name === 'AbortError') after();
-    else showFailure(`${from.name} could not be loaded`, error, () => retry(from), after);
+    home();
+    if (!controller.signal.aborted) {
+      const again = () => (picked === undefined ? pick(from) : changeCompute(to));
+      showFailure(`${from.name} could not be loaded`, error, again, home);
+    }
     return false;
   } finally {
     running = undefined;
     compute.disabled = false;
   }
 }
-
-const retry = (from: Picked) => (from === picked && models.size > 0 ? changeCompute(chosen('compute')) : pick(from));
 
 /** A model instead of the one before, which is let go first: two may not fit. */
 async function pick(from: Picked): Promise<void> {
@@ -100,10 +102,8 @@ async function changeCompute(to: string): Promise<void> {
     choose('compute', settled);
     prompt.focus();
   };
-  if (await loadWanted(picked, undo)) {
-    showModel(models.get(wanted()[0]) as Model);
-    prompt.focus();
-  }
+  if (await loadWanted(picked, undo)) undo();
+  showModel(models.get(wanted()[0]) as Model);
   send.disabled = false;
 }
 
@@ -207,6 +207,8 @@ function setWriting(writing: boolean): void {
   const focused = document.activeElement === stop || document.activeElement === send;
   send.hidden = writing;
   stop.hidden = !writing;
+  byId('keys-send', HTMLSpanElement).hidden = writing;
+  byId('keys-stop', HTMLSpanElement).hidden = !writing;
   compute.disabled = writing;
   byId('change', HTMLButtonElement).disabled = writing;
   // A button that goes takes the focus with it.
