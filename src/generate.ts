@@ -170,6 +170,22 @@ export async function* generate(
   }
 }
 
+/** The whole answer, `onToken` for each token on the way; where that throws, the generation ends. */
+export async function collect(
+  tokens: AsyncGenerator<Token, Completion, undefined>,
+  onToken: ((token: Token) => void) | undefined,
+): Promise<Completion> {
+  try {
+    while (true) {
+      const next = await tokens.next();
+      if (next.done) return next.value;
+      onToken?.(next.value);
+    }
+  } finally {
+    await tokens.return(undefined as never);
+  }
+}
+
 /** First in, first out. Keeps its room: an array that is emptied and filled in turn is allocated anew each time. */
 function createQueue<X>(): { readonly length: number; push(x: X): void; shift(): X | undefined } {
   const items: (X | undefined)[] = [];

@@ -1,4 +1,5 @@
 /** Ternary language models anywhere JavaScript runs. */
+export { loadModel } from '#load';
 export { type Backend, BackendLostError } from './backend/backend.ts';
 export type { ActivationsOptions } from './calibrate.ts';
 export type { ChatMessage } from './chat.ts';
@@ -6,15 +7,14 @@ export type { EmbedOptions, Perplexity, PerplexityOptions } from './evaluate.ts'
 export type { Completion, FinishReason, GenerateOptions, Timings, Token } from './generate.ts';
 export { GgufError } from './gguf/error.ts';
 export type { TilesOption, TileTable } from './gguf/tiles.ts';
-export {
-  type CompleteOptions,
-  type LoadModelOptions,
-  type LogitsOptions,
-  loadModel,
-  type Model,
-  type ModelInfo,
-  type ModelInput,
-  type Prompt,
+export type {
+  CompleteOptions,
+  LoadModelOptions,
+  LogitsOptions,
+  Model,
+  ModelInfo,
+  ModelInput,
+  Prompt,
 } from './load_model.ts';
 export type { LoadProgress, WeightStorage } from './model/weights.ts';
 export type { SamplerOptions } from './sampler.ts';

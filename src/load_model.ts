@@ -12,7 +12,7 @@ import {
   type PerplexityOptions,
   perplexity,
 } from './evaluate.ts';
-import { type Completion, type GenerateOptions, generate, resolveOptions, type Token } from './generate.ts';
+import { type Completion, collect, type GenerateOptions, generate, resolveOptions, type Token } from './generate.ts';
 import { GgufError } from './gguf/error.ts';
 import { readHeader } from './gguf/header.ts';
 import { openSource, type Source } from './gguf/source.ts';
@@ -81,6 +81,13 @@ export interface LoadModelOptions {
   readonly layout?: TilesOption;
   /** Overrides the activation where the file leaves it open (architecture `bitnet`). */
   readonly activation?: Activation;
+  /**
+   * Whether a page runs the model in a web worker of its own, which ends with the model: then the page never waits for it. A
+   * `backend` computes where it was opened, without one. Bytes are copied to the worker; a File or an address is read there. A
+   * wrong option of `generate` is told with the first token, as it is seen there. Default: true in a page without a `backend`;
+   * only there it can be.
+   */
+  readonly worker?: boolean;
   readonly onProgress?: (progress: LoadProgress) => void;
   readonly signal?: AbortSignal;
 }
@@ -331,14 +338,7 @@ export async function loadModel(input: ModelInput, options: LoadModelOptions = {
         const tokens = checked(tokensOf(prompt, generateOptions.parseSpecial ?? false), contextSize);
         return generate(generating, tokenizer, tokens, resolved);
       },
-      async complete(prompt, { onToken, ...rest } = {}) {
-        const tokens = model.generate(prompt, rest);
-        while (true) {
-          const next = await tokens.next();
-          if (next.done) return next.value;
-          onToken?.(next.value);
-        }
-      },
+      complete: async (prompt, { onToken, ...rest } = {}) => collect(model.generate(prompt, rest), onToken),
       tokenize: async (text, encodeOptions) => tokenizer.encode(text, { addSpecial: true, ...encodeOptions }),
       detokenize: async (tokens, decodeOptions) => tokenizer.decode(tokens, decodeOptions),
       async logits(tokens, { kv: type = kvType, batch = MAX_OUTS } = {}) {
@@ -412,6 +412,7 @@ function openTokenizer(metadata: ReadonlyMap<string, unknown>, file: string): To
 const CPU_OPTIONS = ['threads', 'tier', 'revectorize'] as const;
 
 function checkAlone(options: LoadModelOptions): void {
+  if (options.worker) throw new RangeError('worker: got true, expected it only in a page, which has web workers');
   const set = CPU_OPTIONS.filter((name) => options[name] !== undefined);
   if (options.backend === undefined || set.length === 0) return;
   throw new RangeError(`${set.join(', ')}: of the CPU, expected only where no backend is given`);

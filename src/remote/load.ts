@@ -1,0 +1,44 @@
+// loadModel in a browser: in a page the engine runs in a worker, so that the page stays at hand.
+import type { LoadModelOptions, Model, ModelInput } from '../load_model.ts';
+import type { Connection, Events } from './client.ts';
+import type { Answer } from './protocol.ts';
+
+/** As loadModel of ../load_model.ts; addresses may be relative to the page. */
+export async function loadModel(input: ModelInput, options: LoadModelOptions = {}): Promise<Model> {
+  const isPage = typeof document === 'object' && typeof Worker === 'function';
+  const { backend, worker = isPage && backend === undefined } = options;
+  const file = typeof input === 'string' ? resolved(input) : input;
+  if (!worker || !isPage) return (await import('../load_model.ts')).loadModel(file, options);
+  if (backend !== undefined)
+    throw new RangeError('worker: a backend computes where it was opened, expected no `backend`');
+  const [{ remoteModel }, { engineSource }] = await Promise.all([import('./client.ts'), import('./engine_source.js')]);
+  return remoteModel((events) => startWorker(`${engineSource};engine.serve(self);`, events), file, options);
+}
+
+/** Relative to the page, or to the script of a worker. */
+function resolved(text: string): URL {
+  return new URL(text, typeof document === 'object' ? document.baseURI : location.href);
+}
+
+function startWorker(source: string, { onAnswer, onDeath }: Events): Connection {
+  const address = URL.createObjectURL(new Blob([source], { type: 'text/javascript' }));
+  const worker = new Worker(address, { name: 'ternlm' });
+  const what = 'the worker that runs the model';
+  worker.onmessage = ({ data }: MessageEvent<Answer>) => {
+    URL.revokeObjectURL(address);
+    onAnswer(data);
+  };
+  worker.onmessageerror = () => onDeath(new Error(`${what}: an answer cannot be read here, maybe for want of memory`));
+  worker.onerror = ({ message }) => {
+    // Nothing is told of a worker that does not start.
+    const why = message || 'it did not start; a Content-Security-Policy has to allow it (worker-src blob:)';
+    onDeath(new Error(`${what} failed: ${why}`));
+  };
+  return {
+    post: (question, memory) => worker.postMessage(question, memory),
+    end() {
+      URL.revokeObjectURL(address);
+      worker.terminate();
+    },
+  };
+}
