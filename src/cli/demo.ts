@@ -54,8 +54,8 @@ give a page from disk one thread.`,
       await writeWhole(out);
       return 0;
     }
-    const interrupt = catchInterrupt();
     const server = await listen(given);
+    const interrupt = catchInterrupt();
     try {
       const { address, family, port } = server.address() as AddressInfo;
       await write(`http://${family === 'IPv6' ? `[${address}]` : address}:${port}/\n`);

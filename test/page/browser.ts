@@ -17,7 +17,7 @@ export interface Locator {
   isVisible(): Promise<boolean>;
   count(): Promise<number>;
   last(): Locator;
-  evaluate<R>(work: (found: HTMLTextAreaElement) => R): Promise<R>;
+  evaluate<R, E extends HTMLElement>(work: (found: E) => R): Promise<R>;
   waitFor(options?: { state?: 'visible' | 'hidden'; timeout?: number }): Promise<void>;
   setInputFiles(files: string | { name: string; mimeType: string; buffer: Buffer }): Promise<void>;
 }
@@ -28,28 +28,17 @@ export interface Page {
   readonly keyboard: { press(key: string): Promise<void>; type(text: string): Promise<void> };
   evaluate<R, A>(work: (given: A) => R | Promise<R>, given: A): Promise<R>;
   evaluate<R>(work: string): Promise<R>;
-  waitForFunction(condition: string, given?: unknown, options?: { timeout?: number }): Promise<unknown>;
-  screenshot(options: { path: string; fullPage?: boolean }): Promise<unknown>;
   setDefaultTimeout(ms: number): void;
   close(): Promise<void>;
   on(event: 'console', listen: (message: { type(): string; text(): string }) => void): void;
   on(event: 'pageerror', listen: (error: Error) => void): void;
   on(event: 'request', listen: (request: { url(): string }) => void): void;
-  route(
-    url: string,
-    handle: (route: {
-      abort(): Promise<void>;
-      fulfill(answer: { status: number; body?: Buffer; contentType?: string }): Promise<void>;
-    }) => void,
-  ): Promise<void>;
+  route(url: string, handle: (route: { abort(): Promise<void> }) => void): Promise<void>;
 }
 
 export interface PageOptions {
   readonly viewport?: { readonly width: number; readonly height: number };
   readonly colorScheme?: 'light' | 'dark';
-  readonly forcedColors?: 'active';
-  readonly reducedMotion?: 'reduce';
-  readonly permissions?: readonly string[];
 }
 
 export interface Browser {
@@ -101,8 +90,8 @@ export const root: string = fileURLToPath(new URL('../..', import.meta.url));
 const MAIN = join(root, 'dist/cli/main.js');
 
 /** `ternlm demo`, on a free port. */
-export async function startDemo(): Promise<{ url: string; child: ChildProcess }> {
-  const child = spawn(process.execPath, [MAIN, 'demo', '--port', '0'], { stdio: ['ignore', 'pipe', 'ignore'] });
+export async function startDemo(args = ['--port', '0']): Promise<{ url: string; child: ChildProcess }> {
+  const child = spawn(process.execPath, [MAIN, 'demo', ...args], { stdio: ['ignore', 'pipe', 'ignore'] });
   const url = await new Promise<string>((resolve, reject) => {
     child.stdout.once('data', (text: Buffer) => resolve(String(text).trim()));
     child.once('exit', (code) => reject(new Error(`ternlm demo ended with code ${code}`)));

@@ -160,7 +160,7 @@ describe.skipIf(missing !== undefined)(missing === undefined ? 'the page' : `the
     expect(await page.locator('.turn').count()).toBe(1);
     expect(await page.locator('.prose').textContent()).toBe(text);
     await page.locator('button[type=reset]').click();
-    await page.waitForFunction("document.getElementById('max-tokens').value === '200'");
+    expect(await page.locator('#max-tokens').evaluate((field: HTMLInputElement) => field.value)).toBe('200');
     await page.locator('.tools button:has-text("Clear")').click();
     expect(await page.locator('.turn').count()).toBe(0);
     expect(await focused(page)).toBe('prompt');
@@ -230,14 +230,14 @@ describe.skipIf(missing !== undefined)(missing === undefined ? 'the page' : `the
     expect(await page.locator('#picker').isVisible()).toBe(true);
 
     await page.evaluate(
-      (bytes) => {
+      (base64) => {
         const dataTransfer = new DataTransfer();
-        dataTransfer.items.add(new File([Uint8Array.from(bytes)], 'dropped.gguf'));
+        dataTransfer.items.add(new File([Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))], 'dropped.gguf'));
         dispatchEvent(new DragEvent('dragenter', { dataTransfer }));
         if (document.getElementById('dropping')?.hidden !== false) throw new Error('no veil');
         dispatchEvent(new DragEvent('drop', { dataTransfer }));
       },
-      [...readFileSync(TINY)],
+      readFileSync(TINY, 'base64'),
     );
     await page.locator('#prompt').waitFor();
     expect(await page.locator('#failure').isVisible()).toBe(false);
@@ -255,7 +255,7 @@ describe.skipIf(missing !== undefined)(missing === undefined ? 'the page' : `the
     await page.route('https://models.example/*', (route) => route.abort());
     await page.locator('#address').fill('https://models.example/a.gguf');
     await page.keyboard.press('Enter');
-    await page.waitForFunction("document.getElementById('failure-title').textContent.startsWith('a.gguf')");
+    await page.locator('#failure-title:has-text("a.gguf")').waitFor();
     expect(await page.locator('#failure-advice').textContent()).toMatch(/Download the file/);
     await page.locator('#failure-close').click();
     expect(await page.locator('#failure').isVisible()).toBe(false);
