@@ -87,6 +87,8 @@ export function createColumn(device: Device, titled: boolean, prompt: string | u
           if (tokens.length === 0) firstMs = lastMs;
           tokens.push(token.id);
           pending += token.text;
+          // Models begin an answer with the space behind "Assistant:".
+          if (prompt === undefined && out.data === '') pending = pending.trimStart();
           if (frame === 0) frame = requestAnimationFrame(paint);
         },
       });

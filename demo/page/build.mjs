@@ -21,7 +21,7 @@ const bundle = await rolldown({
       'ternlm/reference': `${root}dist/reference/backend.js`,
       'ternlm/sampler': `${root}dist/sampler.js`,
       '@ternlm/webgpu': `${root}plugins/webgpu/dist/index.js`,
-      ternlm: `${root}dist/index.js`,
+      ternlm: `${root}dist/ternlm.js`,
     },
   },
   // Node's own modules are loaded by name where the library runs in Node, which is not here.

@@ -4,10 +4,12 @@ import { DEVICE_NAMES, type Device, type GenerateOptions, type Model, type Promp
 
 export type Mode = 'continue' | 'chat';
 
-interface Turn {
+export interface Turn {
   readonly mode: Mode;
   readonly text: string;
   readonly item: HTMLLIElement;
+  /** Holds the actions while this is the last turn. */
+  readonly tools: HTMLElement;
   /** Of the first device; what later prompts of a chat see. */
   answer: string;
 }
@@ -15,6 +17,12 @@ interface Turn {
 const list = byId('turns', HTMLOListElement);
 const empty = byId('empty', HTMLDivElement);
 const turns: Turn[] = [];
+/** What can be done with the last turn. */
+let actions: readonly HTMLButtonElement[] = [];
+
+export function setActions(buttons: readonly HTMLButtonElement[]): void {
+  actions = buttons;
+}
 
 function showWhetherEmpty(): void {
   empty.hidden = turns.length > 0;
@@ -27,9 +35,12 @@ export function clearTurns(): void {
   showWhetherEmpty();
 }
 
-export function removeLastTurn(): void {
-  turns.pop()?.item.remove();
+export function removeLastTurn(): Turn | undefined {
+  const last = turns.pop();
+  last?.item.remove();
+  turns.at(-1)?.tools.append(...actions);
   showWhetherEmpty();
+  return last;
 }
 
 /** What the model is to go on from: the text itself, or the chat so far. */
@@ -46,16 +57,15 @@ function promptOf(mode: Mode, text: string, system: string): Prompt {
   ];
 }
 
-/** Adds a text and lets each model answer it, all at once. `actions` are the buttons behind the last answer. */
+/** Adds a text and lets each model answer it, all at once. */
 export async function takeTurn(
   mode: Mode,
   text: string,
   models: readonly { device: Device; model: Model }[],
   { system, options }: { system: string; options: GenerateOptions },
-  actions: readonly HTMLButtonElement[],
 ): Promise<Answer[]> {
   const prompt = promptOf(mode, text, system);
-  for (const old of list.querySelectorAll('.of-last')) old.remove();
+  for (const action of actions) action.remove();
   const columns = models.map(({ device }) =>
     createColumn(device, models.length > 1, mode === 'continue' ? text : undefined),
   );
@@ -63,8 +73,9 @@ export async function takeTurn(
   const said = element('p', 'said', text);
   said.dir = 'auto';
   const message = mode === 'chat' ? [element('span', 'unseen', 'You:'), said] : [];
-  const item = element('li', 'turn', ...message, beside);
-  const turn: Turn = { mode, text, item, answer: '' };
+  const item = element('li', `turn ${mode}`, ...message, beside);
+  const tools = models.length === 1 ? columns[0].tools : element('div', 'tools');
+  const turn: Turn = { mode, text, item, tools, answer: '' };
   turns.push(turn);
   list.append(item);
   showWhetherEmpty();
@@ -72,9 +83,8 @@ export async function takeTurn(
 
   const answers = await Promise.all(models.map(({ model }, i) => columns[i].write(model, prompt, options)));
   turn.answer = answers[0].text.trim();
-  for (const action of actions) action.classList.add('of-last');
-  if (answers.length === 1) columns[0].tools.append(...actions);
-  else item.append(element('p', 'verdict', verdict(answers)), element('div', 'tools of-last', ...actions));
+  if (answers.length > 1) item.append(element('p', 'verdict', verdict(answers)), tools);
+  tools.append(...actions);
   follow();
   announce(answers.map(({ device, text: said }) => `${DEVICE_NAMES[device]}: ${said}`).join(' '));
   return answers;

@@ -5,8 +5,19 @@ const retry = byId('failure-retry', HTMLButtonElement);
 let onRetry: (() => void) | undefined;
 let onClose = () => {};
 
-/** @param again what "Try again" does; there is no such button without */
-export function showFailure(title: string, error: unknown, again: (() => void) | undefined, closed: () => void): void {
+/**
+ * Shows the card before `place`.
+ *
+ * @param again what "Try again" does; there is no such button without
+ */
+export function showFailure(
+  place: HTMLElement,
+  title: string,
+  error: unknown,
+  again: (() => void) | undefined,
+  closed: () => void,
+): void {
+  place.before(card);
   const message = error instanceof Error ? error.message : String(error);
   byId('failure-title', HTMLHeadingElement).textContent = title;
   byId('failure-message', HTMLParagraphElement).textContent = message;

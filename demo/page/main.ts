@@ -1,5 +1,5 @@
 import { bytes, quantity } from '../../src/cli/format.ts';
-import { clearTurns, type Mode, removeLastTurn, takeTurn } from './conversation.ts';
+import { clearTurns, type Mode, removeLastTurn, setActions, takeTurn } from './conversation.ts';
 import { announce, button, byId, choose, chosen, element, radios } from './dom.ts';
 import { DEVICE_NAMES, type Device, type Model, type Picked, shippedModel } from './engine.ts';
 import { hideFailure, showFailure } from './failure.ts';
@@ -9,6 +9,7 @@ import { readSettings, type Settings, setUpSettings } from './settings.ts';
 
 const picker = byId('picker', HTMLElement);
 const ready = byId('ready', HTMLElement);
+const composer = byId('composer', HTMLFormElement);
 const prompt = byId('prompt', HTMLTextAreaElement);
 const send = byId('send', HTMLButtonElement);
 const stop = byId('stop', HTMLButtonElement);
@@ -61,7 +62,8 @@ async function loadWanted(from: Picked, home: () => void): Promise<boolean> {
     home();
     if (!controller.signal.aborted) {
       const again = () => (picked === undefined ? pick(from) : changeCompute(to));
-      showFailure(`${from.name} could not be loaded`, error, again, home);
+      const place = picked === undefined ? picker : composer;
+      showFailure(place, `${from.name} could not be loaded`, error, again, home);
     }
     return false;
   } finally {
@@ -166,12 +168,6 @@ function showMode(): void {
 }
 
 async function answer(to: Mode, text: string, settings: Settings): Promise<void> {
-  const again = () => {
-    const anew = readSettings();
-    if (anew === undefined || running !== undefined) return;
-    removeLastTurn();
-    answer(to, text, anew);
-  };
   hideFailure();
   const controller = new AbortController();
   running = controller;
@@ -183,17 +179,27 @@ async function answer(to: Mode, text: string, settings: Settings): Promise<void>
       text,
       wanted().map((device) => ({ device, model: models.get(device) as Model })),
       { ...settings, options: { ...settings.options, signal: controller.signal } },
-      [button('Again', again), button('Clear', clear)],
     );
     const failed = answers.find(({ ended }) => ended === 'failed');
     if (failed !== undefined) {
-      prompt.value ||= text;
-      showFailure('The text could not be written', failed.error, undefined, () => prompt.focus());
+      if (answers.every((one) => one.text === '')) {
+        removeLastTurn();
+        prompt.value ||= text;
+      }
+      showFailure(composer, 'The text could not be written', failed.error, undefined, () => prompt.focus());
     }
   } finally {
     running = undefined;
     setWriting(false);
   }
+}
+
+/** The last text once more, with the settings of now. */
+function again(): void {
+  const settings = readSettings();
+  if (settings === undefined || running !== undefined) return;
+  const last = removeLastTurn();
+  if (last !== undefined) answer(last.mode, last.text, settings);
 }
 
 function clear(): void {
@@ -284,7 +290,7 @@ function setUpDropping(): void {
 }
 
 function setUpComposer(): void {
-  byId('composer', HTMLFormElement).addEventListener('submit', (event) => {
+  composer.addEventListener('submit', (event) => {
     event.preventDefault();
     submit();
   });
@@ -294,6 +300,7 @@ function setUpComposer(): void {
     event.preventDefault();
     submit();
   });
+  setActions([button('Again', again), button('Clear', clear)]);
   stop.addEventListener('click', () => running?.abort());
   addEventListener('keydown', (event) => {
     if (event.key === 'Escape') running?.abort();

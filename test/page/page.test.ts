@@ -207,6 +207,9 @@ describe.skipIf(missing !== undefined)(missing === undefined ? 'the page' : `the
     expect(await page.locator('#failure-message').textContent()).toMatch(/tokens, expected at most 512/);
     await page.locator('#failure-close').click();
     expect(await focused(page)).toBe('prompt');
+    expect(await page.locator('.turn').count()).toBe(2);
+    await page.locator('.tools button:has-text("Clear")').click();
+    expect(await page.locator('.turn').count()).toBe(0);
     await page.close();
   });
 

@@ -58,6 +58,20 @@ async function walk(browser, look, options) {
   const page = await browser.newPage(options);
   const shoot = (state) => page.screenshot({ path: join(folder, `${look}-${state}.png`) });
   const written = () => page.locator('#send').waitFor();
+  // A slow model, so that it is seen while it writes.
+  await page.addInitScript(() => {
+    const { set } = Object.getOwnPropertyDescriptor(Worker.prototype, 'onmessage');
+    Object.defineProperty(Worker.prototype, 'onmessage', {
+      set(listen) {
+        let due = 0;
+        const later = (event) => {
+          due = Math.max(due + (globalThis.slow ? 25 : 0), performance.now());
+          setTimeout(listen, due - performance.now(), event);
+        };
+        set.call(this, later);
+      },
+    });
+  });
   await page.goto(url);
   await shoot('1-picker');
   await page.locator('#address').fill(slowModel);
@@ -86,21 +100,20 @@ async function walk(browser, look, options) {
   if (!(await settings.evaluate((details) => details.open))) await settings.locator('summary').click();
   await page.locator('#max-tokens').fill('440');
   await page.locator('#seed').fill('3');
-  await page.evaluate(() => {
-    // So that it is seen while it writes: the frames of the page are held from then on.
-    new MutationObserver((_, observer) => {
-      if ((document.querySelector('.out')?.textContent.length ?? 0) < 150) return;
-      observer.disconnect();
-      globalThis.requestAnimationFrame = () => 1;
-    }).observe(document.body, { subtree: true, characterData: true, childList: true });
-  });
   if (look.startsWith('phone')) {
     await shoot('6-settings');
     await settings.locator('summary').click();
   }
+  await page.evaluate(() => {
+    globalThis.slow = true;
+  });
   await page.locator('#send').click();
-  await page.locator('.speed').waitFor();
+  await page.waitForTimeout(1500);
   await shoot('7-writing');
+  await page.evaluate(() => {
+    globalThis.slow = false;
+  });
+  await page.locator('#stop').click();
   await written();
   await page.locator('.tools button:has-text("Clear")').click();
   await page.locator('#max-tokens').evaluate((field) => {
@@ -144,7 +157,9 @@ async function race(browser, look, options) {
 }
 
 const browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] });
-for (const [look, options] of Object.entries(LOOKS)) await walk(browser, look, { ...options, bypassCSP: true });
+const only = process.argv[3];
+for (const [look, options] of Object.entries(LOOKS).filter(([look]) => (only ?? look) === look))
+  await walk(browser, look, { ...options, bypassCSP: true });
 await browser.close();
 const flags = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'];
 const gpu = await chromium.launch({ executablePath, args: ['--no-sandbox', ...flags] });
