@@ -1,8 +1,9 @@
 // Compiles every target of asconfig.json and writes dist/host/kernels.js, which holds the modules as
-// base64: they are some ten KB each, and an inlined module loads the same way in every runtime.
+// base64: they are some ten KB each, and an inlined module loads the same way in every runtime. But workerd makes none from
+// bytes: for private memory, all that it has, they stay files beside it.
 
 import { readFileSync } from 'node:fs';
-import { copyFile, mkdir, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, rm, writeFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import asc from 'assemblyscript/asc';
 
@@ -13,6 +14,9 @@ await mkdir(out, { recursive: true });
 
 /** The import of the memory, up to the flags of its limits: names with their lengths, and what it is. */
 const MEMORY_IMPORT = Buffer.from('\x03env\x06memory\x02', 'latin1');
+
+/** What src/host/workerd.ts imports. */
+const FILES = ['simd', 'relaxed', 'relaxed_i16'];
 
 const lines = [];
 for (const tier of Object.keys(targets)) {
@@ -28,6 +32,9 @@ for (const tier of Object.keys(targets)) {
   const memoryLimitsAt = wasm.indexOf(MEMORY_IMPORT) + MEMORY_IMPORT.length;
   if (wasm[memoryLimitsAt] !== 3) throw new Error(`${tier}: no import of a shared memory with a maximum`);
   lines.push(`  ${tier}: { memoryLimitsAt: ${memoryLimitsAt}, base64: '${wasm.toString('base64')}' },`);
+  wasm[memoryLimitsAt] = 1; // a maximum, not shared
+  if (FILES.includes(tier)) await writeFile(`${out}/${tier}.wasm`, wasm);
+  else await rm(`${out}/${tier}.wasm`);
 }
 await writeFile(`${out}/kernels.js`, `export const kernels = {\n${lines.join('\n')}\n};\n`);
 // tsc leaves declarations that are written by hand where they are.

@@ -141,7 +141,11 @@ export async function* generate(
         if (unread.length === mostUnread - 1) sequence.wake();
         yield token;
       } else if (ended) break;
-      else {
+      else if (engine.turn !== undefined) {
+        await engine.turn();
+        if (unread.length === 0) sequence.wake();
+        await undefined; // a run on one thread is over by now
+      } else {
         await new Promise<void>((resolve) => {
           notify = resolve;
         });

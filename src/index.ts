@@ -19,5 +19,11 @@ export type {
 export type { LoadProgress, WeightStorage } from './model/weights.ts';
 export type { SamplerOptions } from './sampler.ts';
 
-/** The small model that comes with the package: tales in English, 2 MB. */
-export const demoModel: URL = new URL('../demo/tales.gguf', import.meta.url);
+/**
+ * The small model that comes with the package: tales in English, 2 MB. In workerd, whose modules have no address, this opens
+ * nothing: import 'ternlm/demo/tales.gguf' there.
+ */
+export const demoModel: URL =
+  import.meta.url === undefined
+    ? new URL('file:///ternlm/demo/tales.gguf')
+    : new URL('../demo/tales.gguf', import.meta.url);

@@ -1,3 +1,4 @@
+import { host } from '#host';
 import type { Backend, BackendLostError, KvType, Tensor } from './backend/backend.ts';
 import { type WasmOptions, wasmBackend } from './backend/wasm/backend.ts';
 import type { Tier } from './backend/wasm/tier.ts';
@@ -114,7 +115,7 @@ export async function placeModel(
     return place;
   }
   const recover = async (error: BackendLostError) => (await leave(error)).device as Device;
-  const engine = placed.device && createEngine(placed.device, fallback ? recover : undefined);
+  const engine = placed.device && createEngine(placed.device, fallback ? recover : undefined, host.turn);
 
   return {
     get placed() {

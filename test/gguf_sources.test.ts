@@ -47,6 +47,9 @@ function answer(url: string, range: string | undefined, response: ServerResponse
   };
   const lying = requests.length > 1;
   if (mood === '/ranges') partial();
+  else if (mood === '/all-first' && !lying)
+    partial({ 'content-range': `bytes 0-${bytes.length - 1}/${bytes.length}` }, bytes);
+  else if (mood === '/beyond') partial({ 'content-range': `bytes 0-${bytes.length}/${bytes.length}` });
   else if (mood === '/plain') response.writeHead(200, { 'content-length': bytes.length }).end(bytes);
   else if (mood === '/chunked') {
     response.writeHead(200);
@@ -152,6 +155,7 @@ test('http with ranges', async () => {
   await expectWhole(source);
   expect(requests.slice(0, 2)).toEqual(['bytes=0-0', `bytes=0-${bytes.length - 1}`]);
   await expectWhole(await open('/same'));
+  await expectWhole(await open('/all-first'));
 });
 
 test('a header takes few requests', async () => {
@@ -179,6 +183,7 @@ test.each<[string, RegExp]>([
   ['/416', /HTTP 416/],
   ['/breaks', /read at byte 0: wanted 888032 bytes, got (0|1000)/],
   ['/no-range-header', /Content-Range missing, expected bytes 0-0 and the size/],
+  ['/beyond', /Content-Range bytes 0-888032\/888032, expected bytes 0-0 and the size/],
   ['/unknown-size', /Content-Range bytes 0-0\/\*, expected/],
 ])('http, opening %s', async (mood, message) => {
   await expect(open(mood)).rejects.toMatchObject({ name: 'GgufError', message: expect.stringMatching(message) });

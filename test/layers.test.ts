@@ -52,7 +52,16 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     ],
     ...['backend/backend.ts', 'backend/wasm'],
   ],
-  'placement.ts': ['evaluate.ts', 'engine', 'gguf', 'model', 'sampler.ts', 'backend/backend.ts', 'backend/wasm'],
+  'placement.ts': [
+    'host',
+    'evaluate.ts',
+    'engine',
+    'gguf',
+    'model',
+    'sampler.ts',
+    'backend/backend.ts',
+    'backend/wasm',
+  ],
   'evaluate.ts': ['model', 'backend/backend.ts'],
   'calibrate.ts': ['evaluate.ts', 'model', 'backend/backend.ts'],
   'generate.ts': ['engine', 'tokenizer', 'sampler.ts'],
@@ -83,7 +92,7 @@ const roomOf = (file: string) => {
 };
 
 /** Written by the build beside the declaration in src/. */
-const isGenerated = (path: string) => existsSync(join(src, path.replace(/\.js$/, '.d.ts')));
+const isGenerated = (path: string) => path.endsWith('.wasm') || existsSync(join(src, path.replace(/\.js$/, '.d.ts')));
 
 /** [importing file, imported path relative to src/, or bare specifier] */
 const imports = files.flatMap((file) => {

@@ -36,6 +36,8 @@ export interface Sequence {
 export interface Engine {
   /** Most tokens that come to a request after its last `ready`: those of the starts that can be under way. */
   readonly burst: number;
+  /** Set where steps begin only by `wake` (src/host/host.ts): who waits for a token awaits a turn, then wakes its sequence. */
+  readonly turn: (() => Promise<void>) | undefined;
   /** Queues a request; it starts when a place in the cache is free. Throws what closed the engine. */
   submit(request: Request): Sequence;
   /** Tells that the backend is gone, where someone else found out; once for each that is. */
@@ -83,8 +85,13 @@ interface Entry extends Sequence {
  * is dropped.
  *
  * @param recover Without it the sequences of a lost backend fail; with it they go on from their tokens.
+ * @param turn Without it a step begins when the last is done; with it when a reader without tokens comes back from a turn.
  */
-export function createEngine<T extends Tensor>(device: Device<T>, recover?: Recover<T>): Engine {
+export function createEngine<T extends Tensor>(
+  device: Device<T>,
+  recover?: Recover<T>,
+  turn?: () => Promise<void>,
+): Engine {
   let { stepper, kv } = device;
   const waiting: Entry[] = [];
   const running: Entry[] = [];
@@ -251,8 +258,10 @@ export function createEngine<T extends Tensor>(device: Device<T>, recover?: Reco
         failure = cause;
       }
     }
-    if (starts === 0) step();
-    else if (!deciding) {
+    if (starts === 0) {
+      if (turn === undefined) step();
+      else rest();
+    } else if (!deciding) {
       deciding = true;
       setTimeout(decide, 0);
     }
@@ -311,6 +320,10 @@ export function createEngine<T extends Tensor>(device: Device<T>, recover?: Reco
       }
       failAll(cause);
     }
+    rest();
+  }
+
+  function rest(): void {
     stepping = false;
     onIdle();
   }
@@ -348,6 +361,7 @@ export function createEngine<T extends Tensor>(device: Device<T>, recover?: Reco
     get burst() {
       return stepper.maxRepeats === 1 ? 1 : 2 * stepper.maxRepeats;
     },
+    turn,
     submit(request) {
       if (closed !== undefined) throw closed;
       const { prompt, maxTokens } = request;

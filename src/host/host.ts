@@ -1,7 +1,7 @@
 import type { KernelsName } from './kernels.js';
 
 // What differs between the runtimes: files, threads, compiled kernels, turns of the event loop. `#host` of package.json is the
-// module for the runtime: node.ts for Node, Deno and Bun, web.ts for browsers.
+// module for the runtime: node.ts for Node, Deno and Bun, web.ts for browsers, workerd.ts for Cloudflare's.
 
 export interface Host {
   /** Opens a regular file for reading; fails with the system's error, or with one that says that there are no files here. */
@@ -19,6 +19,11 @@ export interface Host {
   startThread(start: ThreadStart, events: ThreadEvents): Promise<Thread>;
   /** Later turns of the event loop. */
   turns(): Turns;
+  /**
+   * Set where timers belong to the request that set them, go with it, and may not be waited for by another: a later turn of the
+   * event loop, for the caller alone. There an engine goes on only when a reader without tokens comes back from its turn.
+   */
+  readonly turn?: () => Promise<void>;
   /** Bytes of memory that a module can have here at most. */
   readonly memoryBytes: number;
   /** Why V8 cannot be told to make 256-bit operations here, or undefined. */

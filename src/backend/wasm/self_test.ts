@@ -332,7 +332,7 @@ function createBench<T extends Tensor>(backend: Backend<T>): Bench<T> {
       const params = new Uint8Array(all.length * PARAMS_BYTES);
       all.forEach((options, i) => {
         const row = new DataView(params.buffer, i * PARAMS_BYTES, PARAMS_BYTES);
-        writeParams(row, resolveSampler(options, VOCAB), i, [3, 9, 9, 27], 4);
+        writeParams(row, resolveSampler({ seed: 1, ...options }, VOCAB), i, [3, 9, 9, 27], 4);
       });
       return put(params);
     },

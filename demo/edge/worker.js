@@ -1,0 +1,48 @@
+// Text from the demo model, as it is written: `GET /?prompt=Once upon a time&max=100`, or a POST of {"prompt": …, "max": …}.
+import { loadModel } from 'ternlm';
+import tales from 'ternlm/demo/tales.gguf';
+
+// Once, while the worker starts; all requests share it, up to four compute at once and further ones wait.
+const model = await loadModel(tales);
+
+const BODY_BYTES = 16_384;
+
+export default {
+  async fetch(request) {
+    if (request.method !== 'GET' && request.method !== 'POST') return refusal(405, 'expected GET or POST');
+    let tokens;
+    try {
+      const { prompt, max = 100 } = await (request.method === 'GET' ? query(request) : body(request));
+      if (typeof prompt !== 'string' || prompt === '') throw new TypeError('prompt: missing, expected a text');
+      // Options out of range and prompts beyond the context are refused here, before there is an answer.
+      tokens = model.generate(prompt, { maxTokens: max, signal: request.signal });
+    } catch (error) {
+      return refusal(400, error.message);
+    }
+    // A stream that the client leaves ends the generator, and that the computing.
+    return new Response(ReadableStream.from(texts(tokens)), { headers: { 'content-type': 'text/plain; charset=utf-8' } });
+  },
+};
+
+const refusal = (status, error) => Response.json({ error }, { status });
+
+async function* texts(tokens) {
+  const encoder = new TextEncoder();
+  for await (const { text } of tokens) yield encoder.encode(text);
+}
+
+function query({ url }) {
+  const { searchParams } = new URL(url);
+  return { prompt: searchParams.get('prompt'), max: Number(searchParams.get('max') ?? 100) };
+}
+
+async function body(request) {
+  const decoder = new TextDecoder();
+  let [json, bytes] = ['', 0];
+  for await (const chunk of request.body ?? []) {
+    bytes += chunk.length;
+    if (bytes > BODY_BYTES) throw new RangeError(`body: more than ${BODY_BYTES} bytes`);
+    json += decoder.decode(chunk, { stream: true });
+  }
+  return JSON.parse(json) ?? {};
+}

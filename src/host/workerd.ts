@@ -1,0 +1,38 @@
+// Cloudflare's workerd, which makes no modules from bytes: those that are imported come compiled, bundlers copy their files.
+import type { Host } from './host.ts';
+import type { KernelsName } from './kernels.js';
+import relaxed from './relaxed.wasm';
+import relaxed_i16 from './relaxed_i16.wasm';
+import simd from './simd.wasm';
+
+/** For private memory, written by assembly/build.mjs. */
+const MODULES: Partial<Record<KernelsName, WebAssembly.Module>> = { simd, relaxed, relaxed_i16 };
+
+/** What a worker of Cloudflare's has in all: JavaScript and WebAssembly. workerd elsewhere has no limit. */
+const WORKER_BYTES = 128 << 20;
+/** TODO */
+const HEAP_BYTES = 28 << 20;
+
+const ONE_THREAD = 'workerd has no threads';
+
+export const host: Host = {
+  async openFile() {
+    throw new Error('no file system here; import the file as data (ArrayBuffer), or open a URL, a Blob or bytes');
+  },
+  kernels(name) {
+    const module = MODULES[name];
+    if (module === undefined) throw new Error(`${name} is not among the modules for workerd`);
+    return module;
+  },
+  defaultThreads: async () => 1,
+  whyOneThread: () => ONE_THREAD,
+  async startThread() {
+    throw new Error(ONE_THREAD);
+  },
+  // Models load while the worker starts, where there are no timers. Whoever closes comes after what is queued.
+  turns: () => ({ next: (act) => queueMicrotask(act), close: async () => {} }),
+  turn: () => new Promise((resolve) => setTimeout(resolve, 0)),
+  memoryBytes: WORKER_BYTES - HEAP_BYTES,
+  noRevectorizer: () => 'flags of this engine cannot be set',
+  withFlags: async (_flags, act) => act(),
+};

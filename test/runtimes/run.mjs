@@ -1,0 +1,51 @@
+// A program of a runtime, as a process.
+import { spawn } from 'node:child_process';
+
+/** How long a program that has printed its result may take to end. */
+const EXIT_MS = 10_000;
+
+/**
+ * Runs a program to its end, or to the limit. It is killed where it prints what begins a line with '{' and then does not end.
+ *
+ * @param {string} command
+ * @param {readonly string[]} args
+ * @param {{ cwd: string, env?: Record<string, string>, limitMs?: number }} options
+ * @returns {Promise<{ stdout: string, stderr: string, exits: string }>} `exits` is 'ok' where it ended by itself with 0, or says
+ *   what it did
+ */
+export function run(command, args, { cwd, env = {}, limitMs = 60_000 }) {
+  const child = spawn(command, args, {
+    cwd,
+    env: { ...process.env, NO_COLOR: '1', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let [stdout, stderr, killed] = ['', '', undefined];
+  const kill = (ms) =>
+    setTimeout(() => {
+      killed = `still running ${ms / 1000} s after its ${ms === limitMs ? 'start' : 'result'}`;
+      child.kill('SIGKILL');
+    }, ms);
+  const timers = [kill(limitMs)];
+  child.stdout.setEncoding('utf8').on('data', (text) => {
+    if (timers.length === 1 && /^\{.*\n/m.test(stdout + text)) timers.push(kill(EXIT_MS));
+    stdout += text;
+  });
+  child.stderr.setEncoding('utf8').on('data', (text) => {
+    stderr += text;
+  });
+  return new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (code, signal) => {
+      for (const timer of timers) clearTimeout(timer);
+      const exits = killed ?? (code === 0 ? 'ok' : `ended with ${code ?? signal}`);
+      resolve({ stdout, stderr: stderr.trim(), exits });
+    });
+  });
+}
+
+/** As run, and fails where the program does. */
+export async function runOk(command, args, options) {
+  const { stdout, stderr, exits } = await run(command, args, options);
+  if (exits !== 'ok') throw new Error(`${[command, ...args].join(' ')}: ${exits}\n${stderr}\n${stdout}`.trim());
+  return { stdout, stderr };
+}
