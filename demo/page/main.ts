@@ -1,4 +1,5 @@
 import { bytes, quantity } from '../../src/cli/format.ts';
+import type { Answer } from './answer.ts';
 import { clearTurns, type Mode, removeLastTurn, setActions, takeTurn } from './conversation.ts';
 import { announce, button, byId, choose, chosen, element, radios } from './dom.ts';
 import { DEVICE_NAMES, type Device, type Model, type Picked, shippedModel } from './engine.ts';
@@ -105,7 +106,8 @@ async function changeCompute(to: string): Promise<void> {
     prompt.focus();
   };
   if (await loadWanted(picked, undo)) undo();
-  showModel(models.get(wanted()[0]) as Model);
+  const model = models.get(wanted()[0]);
+  if (model !== undefined) showModel(model);
   send.disabled = false;
 }
 
@@ -145,7 +147,9 @@ function showModel({ info }: Model): void {
   byId('facts', HTMLDListElement).replaceChildren(
     ...rows.flatMap(([label, text]) => [element('dt', '', label), element('dd', '', text)]),
   );
-  const warnings = new Set([threadsLine(), ...used.flatMap(({ warnings }) => warnings)]);
+  // Where there are no threads, the library says why.
+  const threads = crossOriginIsolated ? [threadsLine()] : [];
+  const warnings = new Set([...threads, ...used.flatMap(({ warnings }) => warnings)]);
   byId('notes', HTMLUListElement).replaceChildren(...[...warnings].map((text) => element('li', '', text)));
   byId('notes', HTMLUListElement).hidden = false;
 }
@@ -186,12 +190,29 @@ async function answer(to: Mode, text: string, settings: Settings): Promise<void>
         removeLastTurn();
         prompt.value ||= text;
       }
-      showFailure(composer, 'The text could not be written', failed.error, undefined, () => prompt.focus());
+      const reload = await disposeDead(answers);
+      showFailure(composer, 'The text could not be written', failed.error, reload, () => prompt.focus());
     }
   } finally {
     running = undefined;
     setWriting(false);
   }
+}
+
+/**
+ * Models whose GPU or worker is gone answer no more. What the library refuses, which it says with these, it refuses alive.
+ *
+ * @returns what loads them anew, where there were any
+ */
+async function disposeDead(answers: readonly Answer[]): Promise<(() => void) | undefined> {
+  const refused = (error: unknown) => error instanceof RangeError || error instanceof TypeError;
+  const dead = answers.filter(({ ended, error }) => ended === 'failed' && !refused(error));
+  for (const { device } of dead) {
+    const model = models.get(device);
+    models.delete(device);
+    await model?.dispose().catch(() => {}); // it had failed before
+  }
+  return dead.length === 0 ? undefined : () => changeCompute(chosen('compute'));
 }
 
 /** The last text once more, with the settings of now. */
@@ -224,6 +245,10 @@ function setWriting(writing: boolean): void {
 function submit(): void {
   const text = prompt.value;
   if (text.trim() === '' || running !== undefined || send.disabled) return;
+  if (wanted().some((device) => !models.has(device))) {
+    changeCompute(chosen('compute'));
+    return;
+  }
   const settings = readSettings();
   if (settings === undefined) return;
   prompt.value = '';
