@@ -7,6 +7,17 @@ export type { EmbedOptions, Perplexity, PerplexityOptions } from './evaluate.ts'
 export type { Completion, FinishReason, GenerateOptions, Timings, Token } from './generate.ts';
 export { GgufError } from './gguf/error.ts';
 export type { TilesOption, TileTable } from './gguf/tiles.ts';
+export { HubError, type HubErrorCode } from './hub/error.ts';
+export type { DownloadProgress } from './hub/progress.ts';
+export {
+  type CachedModel,
+  type HubOptions,
+  listModels,
+  type PulledModel,
+  type PullOptions,
+  pullModel,
+  removeModel,
+} from './hub/pull.ts';
 export type {
   CompleteOptions,
   LoadModelOptions,

@@ -15,17 +15,19 @@ import {
 import { type Completion, collect, type GenerateOptions, generate, resolveOptions, type Token } from './generate.ts';
 import { GgufError } from './gguf/error.ts';
 import { readHeader } from './gguf/header.ts';
-import { openSource, type Source } from './gguf/source.ts';
+import type { Source } from './gguf/source.ts';
 import type { TilesOption } from './gguf/tiles.ts';
+import { type OpenOptions, openModel } from './hub/open.ts';
+import type { DownloadProgress } from './hub/progress.ts';
 import { readConfig } from './model/config.ts';
 import type { LoadProgress, WeightStorage } from './model/weights.ts';
 import { checkBackend, type Placed, placeModel } from './placement.ts';
 import { createTokenizer, type EncodeOptions, type Tokenizer } from './tokenizer/tokenizer.ts';
 
-/** A path, an address, or the file itself. */
+/** A path, an address, a model of the hub as `org/repo[:file][@revision]`, or the file itself. */
 export type ModelInput = string | URL | Blob | Uint8Array | ArrayBuffer;
 
-export interface LoadModelOptions {
+export interface LoadModelOptions extends Omit<OpenOptions, 'onProgress'> {
   /**
    * What computes, or a function that opens it, as `() => webgpu()` of the plugin @ternlm/webgpu. The model owns it: it is
    * disposed of with the model, and when loading fails. Not with `threads`, `tier` and `revectorize`, which are the CPU's.
@@ -88,7 +90,8 @@ export interface LoadModelOptions {
    * only there it can be.
    */
   readonly worker?: boolean;
-  readonly onProgress?: (progress: LoadProgress) => void;
+  /** Told of a download first where there is one. */
+  readonly onProgress?: (progress: LoadProgress | DownloadProgress) => void;
   readonly signal?: AbortSignal;
 }
 
@@ -177,8 +180,10 @@ const MAX_OUTS = 16;
 /**
  * Opens a ternary GGUF model.
  *
- * @param input path, URL (ranges are used where the server has them), Blob, or the file's bytes
+ * @param input path, URL (ranges are used where the server has them), `org/repo[:file][@revision]` of the hub, Blob, or the
+ *   file's bytes; a text is an address, else an existing path, else a reference
  * @throws GgufError when the file is broken or not supported: what, where, expected, got
+ * @throws HubError when a model of the hub cannot be had
  * @throws RangeError when an option is out of range or memory does not suffice
  * @throws what opening the backend throws
  */
@@ -202,7 +207,7 @@ export async function loadModel(input: ModelInput, options: LoadModelOptions = {
     signal?.throwIfAborted();
     signal?.addEventListener('abort', onAbort);
 
-    source = await openSource(input, { signal: reading.signal });
+    source = await openModel(input, { ...options, signal: reading.signal });
     const { name: file, size: fileBytes, close } = source;
     const header = await readHeader(source);
     const config = readConfig(header, file, options.activation);

@@ -10,6 +10,7 @@ const src = fileURLToPath(new URL('../src', import.meta.url));
 /** What each room may import, itself aside. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   cli: [
+    'hub',
     'index.ts',
     'load_model.ts',
     'generate.ts',
@@ -32,12 +33,13 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
       'calibrate.ts',
       'chat.ts',
       'gguf',
+      'hub',
       'model',
       'sampler.ts',
     ],
     'backend/backend.ts',
   ],
-  remote: ['load_model.ts', 'generate.ts', 'gguf', 'model', 'backend/backend.ts'],
+  remote: ['load_model.ts', 'generate.ts', 'gguf', 'hub', 'model', 'backend/backend.ts'],
   'load_model.ts': [
     ...[
       'placement.ts',
@@ -47,6 +49,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
       'engine',
       'chat.ts',
       'gguf',
+      'hub',
       'model',
       'tokenizer',
     ],
@@ -75,13 +78,19 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   convert: ['gguf', 'safetensors'],
   safetensors: [],
   gguf: ['host'],
+  hub: ['gguf'],
   host: [],
   tokenizer: [],
   'sampler.ts': [],
 };
 
 /** Node's own modules may be imported here, and nowhere else: the rest runs in a browser. */
-const NODE_ALLOWED = [/^cli\//, /^host\/(node|revectorize)\.ts$/, /^backend\/wasm\/worker\.ts$/];
+const NODE_ALLOWED = [
+  /^cli\//,
+  /^host\/(node|revectorize)\.ts$/,
+  /^hub\/store_node\.ts$/,
+  /^backend\/wasm\/worker\.ts$/,
+];
 
 const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter(
   (f) => /\.ts$/.test(f) && !f.endsWith('.d.ts'),
@@ -103,6 +112,7 @@ const imports = files.flatMap((file) => {
     // What the package's `imports` choose by runtime stands for the room.
     if (to === '#host') return [file, 'host/host.ts'];
     if (to === '#load') return [file, 'remote/load.ts'];
+    if (to === '#store') return [file, 'hub/store.ts'];
     return [file, to.startsWith('.') ? relative(src, join(src, dirname(file), to)) : to];
   });
 });
@@ -155,7 +165,8 @@ describe('import rules', () => {
   it('uses only packages that are dependencies', () => {
     const bare = imports
       .map(([, to]) => to)
-      .filter((to) => !files.includes(to) && !to.startsWith('node:') && !isGenerated(to));
+      .filter((to) => !files.includes(to) && !to.startsWith('node:') && !isGenerated(to))
+      .map((to) => /^(@[^/]+\/)?[^/]+/.exec(to)?.[0] ?? to);
     expect(bare.filter((to) => !(to in manifest.dependencies))).toEqual([]);
   });
 

@@ -6,7 +6,6 @@ import {
   demoModel,
   GgufError,
   type LoadModelOptions,
-  type LoadProgress,
   loadModel,
   type Model,
   type ModelInput,
@@ -218,7 +217,7 @@ describe('loading', () => {
   });
 
   it('tells how far it is, now and then', async () => {
-    const seen: LoadProgress[] = [];
+    const seen: { loadedBytes: number; totalBytes?: number }[] = [];
     const model = await remote(demoModel, { onProgress: (progress) => seen.push(progress) });
     await model.dispose();
     const bytes = seen.map(({ loadedBytes }) => loadedBytes);

@@ -6,6 +6,7 @@ import { type ConvertOptions, checkOptions, convert as convertModel } from '../c
 import type { ConvertProgress, Sink, Written } from '../convert/output.ts';
 import { openSource } from '../gguf/source.ts';
 import { PRESETS } from '../gguf/tiles.ts';
+import { openModel } from '../hub/open.ts';
 import type { Folder } from '../safetensors/checkpoint.ts';
 import { type Arguments, UsageError, type Verb } from './arguments.ts';
 import { bytes, duration } from './format.ts';
@@ -118,8 +119,8 @@ text flatters: measure on another one with ternlm perplexity.`,
 type Input = Parameters<typeof convertModel>[0] & { close?(): Promise<void> };
 
 async function inputOf(path: string, signal: AbortSignal): Promise<Input> {
-  const isFolder = !/^https?:/i.test(path) && (await stat(path)).isDirectory();
-  return isFolder ? folderOf(path, signal) : openSource(path, { signal });
+  const isFolder = (await stat(path).catch(() => undefined))?.isDirectory() === true;
+  return isFolder ? folderOf(path, signal) : openModel(path, { signal });
 }
 
 /** A directory, of which only the files that are asked for by name are opened. */

@@ -29,6 +29,14 @@ export function duration(ms: number): string {
       : `${Math.round(ms / 1000)} s`;
 }
 
+/** Time that something still takes: 75 -> "1 min 15 s". */
+export function remaining(seconds: number): string {
+  const s = Math.ceil(seconds);
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+}
+
 /** Tokens a second: "7.4/s", "153/s". */
 export function rate(perSecond: number): string {
   return `${perSecond < 100 ? perSecond.toFixed(1) : perSecond.toFixed(0)} tokens/s`;

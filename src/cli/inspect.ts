@@ -1,6 +1,6 @@
 import { readHeader } from '../gguf/header.ts';
-import { openSource } from '../gguf/source.ts';
 import { PRESETS } from '../gguf/tiles.ts';
+import { openModel } from '../hub/open.ts';
 import { demoModel } from '../index.ts';
 import type { Verb } from './arguments.ts';
 import { pairs, table } from './format.ts';
@@ -72,10 +72,10 @@ to count how many are -1, 0 and +1, and floats as far as they are ternary.`,
     const out = given.text('html');
     if (out !== undefined) checkPageName('--html', out);
     const interrupt = catchInterrupt();
-    const source = await openSource(input ?? demoModel, { signal: interrupt.signal });
+    const source = await openModel(input ?? demoModel, { cache: false, signal: interrupt.signal });
     try {
       const header = await readHeader(source);
-      const remote = /^https?:/i.test(input ?? '');
+      const remote = /^https?:/i.test(source.name);
       const wanted = given.has('weights') || (!remote && !given.has('no-weights'));
       const name = printable(modelName(input));
       const shares = wanted

@@ -1,15 +1,9 @@
 import { fileURLToPath } from 'node:url';
 import { demoModel, type LoadModelOptions, loadModel, type Model } from '../index.ts';
+import { progressBar } from './bar.ts';
 import { bytes, duration, quantity } from './format.ts';
 import { flagged } from './options.ts';
-import { catchInterrupt, INTERRUPTED, printable, say, showStatus, styled } from './terminal.ts';
-
-/** A load that is over sooner shows no bar. */
-const BAR_AFTER_MS = 200;
-/** Where nobody watches, a load that is over sooner says nothing, and others speak up this often. */
-const LINE_AFTER_MS = 2000;
-const LINE_EVERY_MS = 5000;
-const MAX_BAR_WIDTH = 24;
+import { catchInterrupt, INTERRUPTED, printable, say, styled } from './terminal.ts';
 
 /** For messages: the last part of a path or address. */
 export function modelName(input: string | undefined): string {
@@ -23,40 +17,17 @@ export function modelPath(input: string | undefined): string {
 
 /** Loads a model, or the one that comes with the package, with a progress bar where there is time to see one. */
 export async function load(input: string | undefined, options: LoadModelOptions): Promise<Model> {
-  const name = printable(modelName(input));
-  const started = performance.now();
-  const watched = process.stderr.isTTY === true;
-  let done = 0;
-  let total = 0;
-  let nextLine = LINE_AFTER_MS;
-
-  function show(): void {
-    const ms = performance.now() - started;
-    if (ms < BAR_AFTER_MS) return;
-    const speed = `${bytes((1000 * done) / ms)}/s`;
-    if (watched) showStatus(total === 0 ? `loading ${name}` : bar(name, done, total, speed, ms));
-    else if (ms >= nextLine) {
-      const share = total === 0 ? '' : `: ${Math.floor((100 * done) / total)} % of ${bytes(total)}, ${speed}`;
-      say(`loading ${name}${share}`);
-      nextLine = ms + LINE_EVERY_MS;
-    }
-  }
-
-  const timer = setInterval(show, 100);
+  const bar = progressBar(printable(modelName(input)));
   try {
-    const model = await loadModel(input ?? demoModel, {
-      ...options,
-      onProgress({ loadedBytes, totalBytes }) {
-        done = loadedBytes;
-        total = totalBytes;
-      },
-    });
-    showStatus('');
-    announce(model, performance.now() - started);
+    const model = await loadModel(input ?? demoModel, { ...options, onProgress: bar.show });
+    bar.end();
+    announce(model, bar.elapsed());
     return model;
+  } catch (error) {
+    if (options.signal?.aborted) bar.interrupted();
+    throw error;
   } finally {
-    clearInterval(timer);
-    showStatus('');
+    bar.end();
   }
 }
 
@@ -82,16 +53,6 @@ export async function withModel(
   } finally {
     interrupt.release();
   }
-}
-
-/** A line as wide as the terminal at most. */
-function bar(name: string, done: number, total: number, speed: string, ms: number): string {
-  const left = done === 0 ? '' : `, ${Math.ceil((ms * (total - done)) / done / 1000)} s left`;
-  const figures = `${bytes(done)} of ${bytes(total)}, ${speed}${left}`;
-  const room = (process.stderr.columns || 80) - `loading ${name}  ${figures} `.length;
-  const width = Math.max(4, Math.min(MAX_BAR_WIDTH, room));
-  const filled = Math.floor((width * done) / total);
-  return `loading ${name} ${'█'.repeat(filled)}${'░'.repeat(width - filled)} ${figures}`;
 }
 
 function announce({ info }: Model, ms: number): void {

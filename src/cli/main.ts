@@ -7,13 +7,15 @@ import { demo } from './demo.ts';
 import { doctor } from './doctor.ts';
 import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
+import { ls, rm } from './models.ts';
 import { flagged } from './options.ts';
 import { perplexity } from './perplexity.ts';
+import { pull } from './pull.ts';
 import { run } from './run.ts';
 import { printable, say, styled, write } from './terminal.ts';
 import { version } from './version.ts';
 
-const VERBS: readonly Verb[] = [run, chat, embed, inspect, convert, perplexity, bench, demo, doctor];
+const VERBS: readonly Verb[] = [run, chat, pull, ls, rm, embed, inspect, convert, perplexity, bench, demo, doctor];
 
 function help(): string {
   const left = VERBS.map((verb) => `${verb.name} ${verb.positionals}`);
@@ -26,13 +28,14 @@ Usage: ternlm <command> [options]
 Commands
 ${verbs.join('\n')}
 
-A model is a GGUF file or its http(s) address. Without one, the small demo model
-that comes with ternlm is used: it writes tales.
+A model is a GGUF file, its http(s) address, or org/repo of the Hugging Face
+hub, which is downloaded once and kept. Without one, the small demo model that
+comes with ternlm is used: it writes tales.
 
 Examples
   ternlm run "Once upon a time"
   ternlm run model.gguf "The capital of France is" -n 20
-  ternlm chat model.gguf
+  ternlm chat microsoft/bitnet-b1.58-2B-4T-gguf
   ternlm bench model.gguf
 
 ternlm <command> --help tells its options, ternlm --version the version.`;

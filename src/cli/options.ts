@@ -1,6 +1,7 @@
 import { statSync } from 'node:fs';
 import { type GenerateOptions, resolveOptions } from '../generate.ts';
 import { PRESETS } from '../gguf/tiles.ts';
+import { parseReference } from '../hub/reference.ts';
 import type { LoadModelOptions } from '../index.ts';
 import { type Arguments, type FlagGroup, UsageError } from './arguments.ts';
 import { BACKEND_FLAG, backendOptions, type GpuBackend } from './backend.ts';
@@ -10,8 +11,8 @@ import { BACKEND_FLAG, backendOptions, type GpuBackend } from './backend.ts';
 export const MODEL_FLAG: FlagGroup['flags'][number] = {
   name: 'model',
   short: 'm',
-  value: 'FILE',
-  help: 'GGUF file or its http(s) address (default: the demo model)',
+  value: 'MODEL',
+  help: 'GGUF file, its http(s) address, or org/repo[:file][@revision] of the hub (default: the demo model)',
 };
 
 export const LOAD_FLAGS: FlagGroup = {
@@ -115,11 +116,10 @@ export const LENGTH_FLAGS: FlagGroup['flags'] = [
 
 export const HELP_FLAG: FlagGroup['flags'][number] = { name: 'help', short: 'h', help: 'show this' };
 
-/** Whether a positional names a model: an existing file, an address, or a name that ends in .gguf. */
+/** Whether a positional names a model: an existing file, an address, a reference, or a name that ends in .gguf. */
 export function namesModel(text: string): boolean {
-  return (
-    /^https?:\/\//i.test(text) || /\.gguf$/i.test(text) || statSync(text, { throwIfNoEntry: false })?.isFile() === true
-  );
+  if (/^https?:\/\//i.test(text) || /\.gguf$/i.test(text) || parseReference(text) !== undefined) return true;
+  return statSync(text, { throwIfNoEntry: false })?.isFile() === true;
 }
 
 /** The model of a verb whose only positional it is. */

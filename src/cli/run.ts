@@ -21,10 +21,10 @@ export const run: Verb = {
   positionals: '[model] [prompt]',
   maxPositionals: 2,
   summary: 'continue a text',
-  about: `Continues a text. A single argument is the model if it is a file, ends in .gguf
-or is an address; otherwise it is the prompt, for the demo model. Without a
-prompt it is read from stdin; with nothing at all the demo model begins with
-"Once upon a time".
+  about: `Continues a text. A single argument is the model if it is a file, ends in .gguf,
+or is an address or org/repo of the hub; otherwise it is the prompt, for the
+demo model. Without a prompt it is read from stdin; with nothing at all the demo
+model begins with "Once upon a time".
 
 Only the text goes to stdout; figures and errors go to stderr. On a terminal the
 prompt is shown before its continuation; elsewhere the continuation stands alone

@@ -17,6 +17,18 @@ export interface Source {
   close(): Promise<void>;
 }
 
+/** How a server is asked for a range. */
+export type Fetch = (
+  url: URL,
+  init: { readonly headers: { readonly range: string }; readonly signal?: AbortSignal },
+) => Promise<Response>;
+
+/** How a source is opened. */
+interface OpenOptions {
+  readonly signal?: AbortSignal;
+  readonly fetch?: Fetch;
+}
+
 /** Bytes of one block of a body that is kept in memory: few blocks, and none too large for a fragmented heap (not tuned). */
 const BLOCK_BYTES = 8 << 20;
 
@@ -24,15 +36,16 @@ const BLOCK_BYTES = 8 << 20;
  * Opens a path (Node, Deno, Bun), an http(s) or file address, a Blob or File, or bytes.
  * An http server that knows no ranges has its whole answer read into memory.
  * @param options.signal ends the opening and every `read` with its reason; `readSync` takes no notice
+ * @param options.fetch asks in the place of the runtime's
  * @throws GgufError on an http answer that is not what was asked for; the system's own error for a path
  */
 export async function openSource(
   input: string | URL | Blob | Uint8Array | ArrayBuffer,
-  options: { signal?: AbortSignal } = {},
+  options: OpenOptions = {},
 ): Promise<Source> {
   const { signal } = options;
   signal?.throwIfAborted();
-  const source = await open(input, signal);
+  const source = await open(input, options);
   const { name, size, readSync } = source;
   function check(at: number, dst: Uint8Array): void {
     if (at < 0 || at + dst.length > size) throw shortRead(name, at, dst.length, Math.max(0, size - at));
@@ -55,14 +68,14 @@ export async function openSource(
   };
 }
 
-async function open(input: string | URL | Blob | Uint8Array | ArrayBuffer, signal?: AbortSignal): Promise<Source> {
+async function open(input: string | URL | Blob | Uint8Array | ArrayBuffer, options: OpenOptions): Promise<Source> {
   if (typeof input === 'string') {
     // A letter alone before the colon is a drive.
-    return /^[a-z][a-z0-9+.-]+:\/\//i.test(input) ? open(new URL(input), signal) : openFile(input, input);
+    return /^[a-z][a-z0-9+.-]+:\/\//i.test(input) ? open(new URL(input), options) : openFile(input, input);
   }
   if (input instanceof URL) {
     if (input.protocol === 'file:') return openFile(input, input.pathname);
-    if (/^https?:$/.test(input.protocol)) return openUrl(input, signal);
+    if (/^https?:$/.test(input.protocol)) return openUrl(input, options);
     throw new GgufError(`${input.href}: ${input.protocol} address, expected a path, or an http, https or file address`);
   }
   if (input instanceof Blob) return openBlob(input);
@@ -125,9 +138,10 @@ async function openFile(path: string | URL, name: string): Promise<Source> {
   };
 }
 
-async function openUrl(url: URL, signal?: AbortSignal): Promise<Source> {
+async function openUrl(url: URL, options: OpenOptions): Promise<Source> {
+  const { signal } = options;
   const name = url.origin + url.pathname; // a query may hold a signature
-  const first = await request(url, name, 0, 1, signal);
+  const first = await request(url, name, 0, 1, options);
   if (first.status === 200) return openBody(first, name, signal);
   const size = first.status === 416 ? 0 : contentRange(first, name, 0, 1, false).size;
   await first.body?.cancel();
@@ -136,7 +150,7 @@ async function openUrl(url: URL, signal?: AbortSignal): Promise<Source> {
     name,
     size,
     async read(at, dst) {
-      const response = await request(url, name, at, dst.length, signal);
+      const response = await request(url, name, at, dst.length, options);
       if (response.status !== 206) throw await refused(response, name, '206 for a range');
       const range = contentRange(response, name, at, dst.length);
       if (range.size !== size || strongTag(response) !== version) {
@@ -155,8 +169,14 @@ async function openUrl(url: URL, signal?: AbortSignal): Promise<Source> {
 }
 
 /** Answers 206 and 200 pass, and 416 where it says that the file is empty. */
-async function request(url: URL, name: string, at: number, wanted: number, signal?: AbortSignal): Promise<Response> {
-  const response = await fetch(url, { headers: { range: `bytes=${at}-${at + wanted - 1}` }, signal }).catch(
+async function request(
+  url: URL,
+  name: string,
+  at: number,
+  wanted: number,
+  { signal, fetch: ask = fetch }: OpenOptions,
+): Promise<Response> {
+  const response = await ask(url, { headers: { range: `bytes=${at}-${at + wanted - 1}` }, signal }).catch(
     (cause: unknown) => {
       signal?.throwIfAborted();
       throw shortRead(name, at, wanted, 0, deepest(cause));

@@ -12,6 +12,7 @@ import { checkTernary, type LoadedMatrix, matrixOf, repackedMatrix } from './mat
 
 /** Bytes of tensors read so far, of all that will be. */
 export interface LoadProgress {
+  readonly phase: 'load';
   readonly loadedBytes: number;
   readonly totalBytes: number;
   /** Tensor being read. */
@@ -119,7 +120,7 @@ export async function loadWeights<T extends Tensor>(
           const odd = warnings.length === 0 ? oddity(info, into, at) : undefined;
           if (odd !== undefined) warnings.push(`${where}: ${odd}; there may be more`);
           loadedBytes += into.length;
-          onProgress?.({ loadedBytes, totalBytes, tensor: info.name });
+          onProgress?.({ phase: 'load', loadedBytes, totalBytes, tensor: info.name });
         });
         const matrix = matrixOf(info, tensor, tiles);
         matrices.set(info.name, { info, matrix, tiles });
@@ -136,7 +137,7 @@ export async function loadWeights<T extends Tensor>(
         }
       }
       signal?.throwIfAborted();
-      onProgress?.({ loadedBytes, totalBytes, tensor: info.name });
+      onProgress?.({ phase: 'load', loadedBytes, totalBytes, tensor: info.name });
       if (info.name === c.headTensor && head === 'auto') {
         screening = buildScreen(backend, (matrices.get(info.name) as LoadedMatrix<T>).matrix, tensors);
         screening.catch(() => {}); // looked at below

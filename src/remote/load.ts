@@ -1,4 +1,5 @@
 // loadModel in a browser: in a page the engine runs in a worker, so that the page stays at hand.
+import { parseReference } from '../hub/reference.ts';
 import type { LoadModelOptions, Model, ModelInput } from '../load_model.ts';
 import type { Connection, Events } from './client.ts';
 import type { Answer } from './protocol.ts';
@@ -15,8 +16,9 @@ export async function loadModel(input: ModelInput, options: LoadModelOptions = {
   return remoteModel((events) => startWorker(`${engineSource};engine.serve(self);`, events), file, options);
 }
 
-/** Relative to the page, or to the script of a worker. */
-function resolved(text: string): URL {
+/** A model of the hub as it is, an address relative to the page, or to the script of a worker. */
+function resolved(text: string): string | URL {
+  if (parseReference(text) !== undefined) return text;
   return new URL(text, typeof document === 'object' ? document.baseURI : location.href);
 }
 

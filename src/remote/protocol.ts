@@ -2,6 +2,7 @@
 import { BackendLostError } from '../backend/backend.ts';
 import type { Token } from '../generate.ts';
 import { GgufError } from '../gguf/error.ts';
+import { HubError, type HubErrorCode } from '../hub/error.ts';
 import type { Model, ModelInfo } from '../load_model.ts';
 
 /** What a question asks for: a method of the model, or the model. */
@@ -31,7 +32,9 @@ export interface PlainError {
   readonly message: string;
   readonly stack: string | undefined;
   readonly isDom: boolean;
+  /** Of a GgufError. */
   readonly offset: number | undefined;
+  readonly hub: { readonly code: HubErrorCode; readonly status?: number; readonly retryAfterMs?: number } | undefined;
   readonly cause: PlainError | undefined;
 }
 
@@ -39,13 +42,17 @@ export function plainError(error: unknown): PlainError {
   if (!(error instanceof Error)) {
     return {
       ...{ name: 'Error', message: String(error), stack: undefined },
-      ...{ isDom: false, offset: undefined, cause: undefined },
+      ...{ isDom: false, offset: undefined, hub: undefined, cause: undefined },
     };
   }
   const { name, message, stack, cause } = error;
   return {
     ...{ name, message, stack, isDom: error instanceof DOMException },
     offset: error instanceof GgufError ? error.offset : undefined,
+    hub:
+      error instanceof HubError
+        ? { code: error.code, status: error.status, retryAfterMs: error.retryAfterMs }
+        : undefined,
     cause: cause === undefined ? undefined : plainError(cause),
   };
 }
@@ -58,11 +65,12 @@ const STANDARD = [RangeError, TypeError, SyntaxError, Error] as const;
  */
 export function errorOf(plain: PlainError | Error, asked?: Error): Error {
   if (plain instanceof Error) return plain;
-  const { name, message, stack, isDom, offset } = plain;
+  const { name, message, stack, isDom, offset, hub } = plain;
   const options = plain.cause === undefined ? undefined : { cause: errorOf(plain.cause) };
   let error: Error;
   if (isDom) error = new DOMException(message, name);
   else if (name === 'GgufError') error = new GgufError(message, offset, options);
+  else if (hub !== undefined) error = new HubError(hub.code, message, { ...hub, ...options });
   else if (name === 'BackendLostError') error = new BackendLostError(message, options);
   else {
     const Known = STANDARD.find((known) => known.name === name);

@@ -1,5 +1,6 @@
 // The worker's side: the model that a page asks for, and its answers.
 import type { GenerateOptions, Token } from '../generate.ts';
+import type { DownloadProgress } from '../hub/progress.ts';
 import { loadModel, type Model, type ModelInfo, type ModelInput, type Prompt } from '../load_model.ts';
 import type { LoadProgress } from '../model/weights.ts';
 import { type Answer, buffersOf, plainError, type Question, UNREAD } from './protocol.ts';
@@ -38,7 +39,7 @@ export function serve(port: Port): void {
 
   async function load({ id, subject, options, progress }: Ask, signal: AbortSignal): Promise<void> {
     let last = 0;
-    function onProgress(progress: LoadProgress): void {
+    function onProgress(progress: LoadProgress | DownloadProgress): void {
       const now = performance.now();
       if (now - last < PROGRESS_MS && progress.loadedBytes < progress.totalBytes) return;
       last = now;

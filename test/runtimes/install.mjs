@@ -46,11 +46,3 @@ export const programs = {
 export const chromium = ['chromium-headless-shell', 'chromium', 'google-chrome']
   .flatMap((name) => (process.env.PATH ?? '').split(':').map((path) => join(path, name)))
   .find((path) => existsSync(path));
-
-/** For `skip` of a row. */
-export function chromiumMissing() {
-  if (chromium !== undefined) return undefined;
-  const reason = 'no Chromium on the PATH; plugins/webgpu/test/driver.sh installs one on Debian, as root';
-  if (process.env.TERNLM_REQUIRE_CHROMIUM) throw new Error(`${reason}, and TERNLM_REQUIRE_CHROMIUM is set`);
-  return reason;
-}

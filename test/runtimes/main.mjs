@@ -3,12 +3,15 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { pages } from './chromium.mjs';
 import { createContext } from './context.mjs';
 import { installRuntimes } from './install.mjs';
 import { packageChecks } from './package_checks.mjs';
 import { processes } from './processes.mjs';
+import { projects } from './projects.mjs';
 import { pack, root, startRegistry } from './publish.mjs';
 import { table } from './table.mjs';
+import { workers } from './workerd.mjs';
 
 /** Rows at a time: a row has two threads, and the machines this runs on have two cores. */
 const AT_ONCE = 2;
@@ -26,13 +29,21 @@ const SECTIONS = [
   },
   {
     title: 'Runtimes',
-    rows: processes,
-    told: ['runtime', 'version', 'threads', 'kernels'],
+    rows: [...processes, ...workers, ...pages],
+    told: ['runtime', 'threads', 'kernels'],
     verdicts: ['tokens', 'streams', 'aborts', 'disposes', 'exits'],
     line: ({ title }, { version, threads, tier, perSecond, ...seen }) => ({
-      ...{ runtime: title, version, threads, kernels: tier, 'tok/s': perSecond ? perSecond.toFixed(0) : undefined },
+      ...{ runtime: [title, version].join(' ').trim(), threads, kernels: tier },
+      'tok/s': perSecond ? perSecond.toFixed(0) : undefined,
       ...{ ...seen, tokens: seen.greedy && compare(seen) },
     }),
+  },
+  {
+    title: "New projects, with README's snippets",
+    rows: projects,
+    told: ['project', 'seen'],
+    verdicts: ['ok'],
+    line: ({ title }, { seen, ok = 'ok' }) => ({ project: title, seen, ok }),
   },
 ];
 

@@ -49,3 +49,45 @@ export async function runOk(command, args, options) {
   if (exits !== 'ok') throw new Error(`${[command, ...args].join(' ')}: ${exits}\n${stderr}\n${stdout}`.trim());
   return { stdout, stderr };
 }
+
+/** How long a server may take to say where it is. */
+const START_MS = 30_000;
+
+/**
+ * Starts a server, which says on stdout or stderr where it is.
+ *
+ * @param {string} command
+ * @param {readonly string[]} args
+ * @param {{ cwd: string, where: RegExp }} options
+ * @returns {Promise<{ found: string, said(): string, close(): Promise<void> }>} what the first group of `where` matched
+ */
+export async function startServer(command, args, { cwd, where }) {
+  const child = spawn(command, args, {
+    cwd,
+    env: { ...process.env, NO_COLOR: '1' },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const ended = new Promise((resolve) => child.on('close', resolve));
+  const timer = setTimeout(() => child.kill(), START_MS);
+  let said = '';
+  const found = await new Promise((resolve, reject) => {
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding('utf8').on('data', (text) => {
+        said += text;
+        const match = where.exec(said);
+        if (match !== null) resolve(match[1]);
+      });
+    }
+    child.on('error', reject);
+    ended.then((code) => reject(new Error(`${command} ${args.join(' ')} ended with ${code}, having said: ${said}`)));
+  });
+  clearTimeout(timer);
+  return {
+    found,
+    said: () => said,
+    async close() {
+      child.kill();
+      await ended;
+    },
+  };
+}

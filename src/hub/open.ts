@@ -1,0 +1,69 @@
+import { stores } from '#store';
+import { openSource, type Source } from '../gguf/source.ts';
+import { HubError } from './error.ts';
+import { follow } from './http.ts';
+import { accessOf, addressOf, findCached, openStore, type PullOptions, pull, type Remote } from './pull.ts';
+import { parseReference } from './reference.ts';
+
+export interface OpenOptions extends PullOptions {
+  /**
+   * Whether a model of the hub or behind an address is put into the cache, and loaded from there without asking anybody when it
+   * is there whole. Otherwise it is read by ranges into memory alone; only what the cache has of the hub already is taken from
+   * it. Default: true for the hub where there is a cache, false for addresses.
+   */
+  readonly cache?: boolean;
+}
+
+/**
+ * Opens what loadModel takes: an address, bytes, an existing path, or a reference to a model of the hub.
+ * @throws HubError, GgufError, and the system's own error for a path
+ */
+export async function openModel(
+  input: string | URL | Blob | Uint8Array | ArrayBuffer,
+  options: OpenOptions = {},
+): Promise<Source> {
+  const { signal } = options;
+  signal?.throwIfAborted();
+  const remote = await remoteIn(input, options.cache);
+  if (remote === undefined) return openSource(input, { signal });
+  try {
+    const cached = await findCached(remote, options);
+    const keeps = cached !== undefined || (options.cache ?? (await stores.open(options.cacheFolder)) !== undefined);
+    if ('reference' in remote && !keeps) {
+      const access = accessOf(options);
+      const address = await addressOf(remote.reference, access);
+      const { token } = access;
+      return await openSource(address, {
+        signal,
+        fetch: async (url, init) => (await follow(url, init, token)).response,
+      });
+    }
+    const { key } = cached ?? (await pull(remote, options)).found;
+    return await openSource(await (await openStore(options)).open(key), { signal });
+  } catch (error) {
+    if (!('reference' in remote) || remote.reference.explicit || !isNotThere(error)) throw error;
+    const { code, message, status } = error;
+    throw new HubError(code, `${String(input)}: no such file here; and as a model of the hub: ${message}`, {
+      ...{ status, cause: error },
+    });
+  }
+}
+
+/** What is not opened as it is: a reference, and an address that is to be kept. */
+async function remoteIn(
+  input: string | URL | Blob | Uint8Array | ArrayBuffer,
+  cache: boolean | undefined,
+): Promise<Remote | undefined> {
+  if (typeof input !== 'string' && !(input instanceof URL)) return undefined;
+  const text = String(input);
+  if (/^[a-z][a-z0-9+.-]+:\/\//i.test(text)) {
+    return cache && /^https?:/i.test(text) ? { address: new URL(text) } : undefined;
+  }
+  const reference = parseReference(text);
+  return reference === undefined || (await stores.exists(text)) ? undefined : { reference };
+}
+
+/** Whether the hub has no such model, or cannot be asked. */
+function isNotThere(error: unknown): error is HubError {
+  return error instanceof HubError && (error.code === 'network' || error.status === 404 || error.status === 401);
+}

@@ -1,0 +1,136 @@
+// New projects, made as a reader of README makes them: a folder, the package, the snippet pasted. Each has to write the same text.
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { demoModel, loadModel } from '../../dist/index.js';
+import { inPage, pageOf, serve } from './chromium.mjs';
+import { programs } from './install.mjs';
+import { npm, root } from './publish.mjs';
+import { runOk, startServer } from './run.mjs';
+import { serveWorker } from './workerd.mjs';
+
+/** @returns {Promise<string>} README's fenced block of JavaScript that begins so, after a heading where one is given */
+async function snippet(first, heading = '') {
+  for (const file of [join(root, 'README.md'), join(import.meta.dirname, 'snippets.md')]) {
+    const text = await readFile(file, 'utf8');
+    const from = heading === '' ? 0 : text.indexOf(`\n${heading}\n`);
+    const found =
+      from < 0 ? [] : [...text.slice(from).matchAll(/\n```js\n(.*?)\n```\n/gs)].map((match) => `${match[1]}\n`);
+    const code = found.find((code) => code.startsWith(first));
+    if (code !== undefined) return code;
+  }
+  throw new Error(`README.md has no block of js that begins with '${first}'`);
+}
+
+const LIBRARY = ['import ', '## The library'];
+const IN_A_PAGE = ['// in a page'];
+const ON_WORKERD = ['// worker.js, on workerd'];
+
+/** What the snippets write: here, by this Node. */
+async function expectedText() {
+  const model = await loadModel(demoModel, { threads: 1 });
+  const { text } = await model.complete('Once upon a time', { maxTokens: 100, seed: 7 });
+  await model.dispose();
+  return text;
+}
+
+async function check(text, { shared }) {
+  const expected = await shared('text', expectedText);
+  if (text !== expected) throw new Error(`it writes ${JSON.stringify(text)}, expected ${JSON.stringify(expected)}`);
+  return `${JSON.stringify(text.trim()).slice(0, 40)}…`;
+}
+
+/** A snippet as a program of a process. */
+const script = (title, command, add, given = (code) => code) => ({
+  name: `project-${title.toLowerCase()}`,
+  title,
+  async run(context) {
+    const cwd = await context.folder(`project-${title}`);
+    await add?.({ ...context, cwd });
+    await writeFile(join(cwd, 'main.mjs'), given(await snippet(...LIBRARY)));
+    const [program, ...args] = command;
+    const { stdout, stderr } = await runOk(program, [...args, 'main.mjs'], { cwd, env: context.env });
+    if (stderr !== '') throw new Error(`it says on stderr: ${stderr}`);
+    return { seen: await check(stdout, context) };
+  },
+});
+
+const node = script('Node', [process.execPath], ({ cwd, env }) => npm(['install', 'ternlm'], { cwd, env }));
+const bun = script('Bun', [programs.bun], ({ cwd, env }) => runOk(programs.bun, ['add', 'ternlm'], { cwd, env }));
+const deno = script('Deno', [programs.deno, 'run', '-A', '--quiet'], undefined, (code) =>
+  code.replace("'ternlm'", "'npm:ternlm'"),
+);
+
+/** A new app of Vite with the snippet, and the element that it writes into. */
+const app = ({ shared, folder, env }) =>
+  shared('vite', async () => {
+    const cwd = await folder('project-vite');
+    await npm(['install', 'ternlm', '--no-audit', '--no-fund'], { cwd, env });
+    await writeFile(join(cwd, 'index.html'), pageOf('<p id="text"></p><script type="module" src="/main.js"></script>'));
+    await writeFile(join(cwd, 'main.js'), await snippet(...IN_A_PAGE));
+    return cwd;
+  });
+
+/** The text of the page once it is whole. */
+const textIn = async (url, context) => {
+  const expected = await context.shared('text', expectedText);
+  const { skipped, text, version } = await inPage(url, async (page) => {
+    const p = page.locator('#text');
+    await page.waitForFunction(
+      (length) => document.querySelector('#text').textContent.length >= length,
+      expected.length,
+    );
+    return { text: await p.textContent() };
+  });
+  return skipped === undefined ? { seen: await check(text, context), version } : { skipped };
+};
+
+const build = {
+  name: 'project-vite-build',
+  title: 'Vite, built',
+  async run(context) {
+    const cwd = await app(context);
+    await runOk(process.execPath, [programs.vite, 'build'], { cwd });
+    const server = await serve(join(cwd, 'dist'));
+    try {
+      return await textIn(server.url, context);
+    } finally {
+      server.close();
+    }
+  },
+};
+
+const dev = {
+  name: 'project-vite-dev',
+  title: 'Vite, dev server',
+  async run(context) {
+    const cwd = await app(context);
+    // At a port of its choice.
+    const args = [programs.vite, '--host', '127.0.0.1'];
+    const server = await startServer(process.execPath, args, { cwd, where: /(http:\/\/127[.:\d]+\/)/ });
+    try {
+      return await textIn(server.found, context);
+    } finally {
+      await server.close();
+    }
+  },
+};
+
+const workerd = {
+  name: 'project-workerd',
+  title: 'workerd',
+  async run(context) {
+    const cwd = await context.folder('project-workerd');
+    await npm(['install', 'ternlm', '--no-audit', '--no-fund'], { cwd, env: context.env });
+    await writeFile(join(cwd, 'worker.js'), await snippet(...ON_WORKERD));
+    const server = await serveWorker(cwd, 'worker.js');
+    try {
+      const response = await fetch(server.url, { signal: AbortSignal.timeout(60_000) });
+      return { seen: await check(await response.text(), context) };
+    } finally {
+      await server.close();
+    }
+  },
+};
+
+/** @type {readonly import('./context.mjs').Row[]} */
+export const projects = [node, deno, bun, build, dev, workerd];
