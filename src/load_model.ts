@@ -1,7 +1,7 @@
 import type { Activation, Backend, KvType } from './backend/backend.ts';
 import type { Tier } from './backend/wasm/tier.ts';
 import { type ActivationsOptions, activations } from './calibrate.ts';
-import { type ChatMessage, createChat } from './chat.ts';
+import { type Chat, type ChatMessage, createChat } from './chat.ts';
 import type { Engine } from './engine/engine.ts';
 import {
   type EmbedOptions,
@@ -108,6 +108,11 @@ export interface ModelInfo {
   readonly vocab: number;
   readonly contextSize: number;
   readonly trainedContext: number;
+  /**
+   * Where the template of chats is from: the file, the family (BitNet b1.58 2B-4T), or, as neither has one, a plain transcript,
+   * which a model that was not trained for chats continues as any text.
+   */
+  readonly chatTemplate: Chat['origin'];
   readonly parallel: number;
   readonly kv: KvType;
   readonly head: 'auto' | 'exact';
@@ -226,6 +231,7 @@ export async function loadModel(input: ModelInput, options: LoadModelOptions = {
       vocab: config.vocab,
       contextSize,
       trainedContext: trained,
+      chatTemplate: chat.origin,
       parallel,
       kv: kvType,
       head: rest.head,

@@ -154,6 +154,8 @@ describe('estimate', () => {
     [{ contextSize: 0 }, 'contextSize: got 0'],
     [{ kv: 'q8' }, "kv: got 'q8'"],
     [{ threads: 0 }, 'threads: got 0'],
+    [{ limitBytes: Number.NaN }, 'limitBytes: got NaN'],
+    [{ limitBytes: -1 }, 'limitBytes: got -1'],
     [{ threads: 1, backend: referenceBackend() }, 'threads: of the CPU, expected only'],
   ])('refuses wrong options: %j', async (options, message) => {
     await expect(estimate(TINY, options as EstimateOptions)).rejects.toThrow(message);

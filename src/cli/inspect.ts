@@ -1,6 +1,3 @@
-import { randomBytes } from 'node:crypto';
-import { rename, rm, writeFile } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
 import { wasmSizing } from '../backend/wasm/backend.ts';
 import { estimateOf } from '../estimate.ts';
 import { readHeader } from '../gguf/header.ts';
@@ -8,7 +5,7 @@ import { PRESETS } from '../gguf/tiles.ts';
 import { openModel } from '../hub/open.ts';
 import { demoModel, estimate } from '../index.ts';
 import { UsageError, type Verb } from './arguments.ts';
-import { bytes, pairs, table } from './format.ts';
+import { pairs, table } from './format.ts';
 import { page } from './inspect_html.ts';
 import { estimateOptions, MEMORY_FLAGS, memoryRows, memoryText } from './inspect_memory.ts';
 import {
@@ -29,7 +26,8 @@ import {
 } from './inspect_report.ts';
 import { modelName } from './load.ts';
 import { HELP_FLAG, MODEL_FLAG, modelOf } from './options.ts';
-import { catchInterrupt, INTERRUPTED, printable, say, showStatus, write } from './terminal.ts';
+import { checkPageName, writePage } from './page_file.ts';
+import { catchInterrupt, INTERRUPTED, printable, showStatus, write } from './terminal.ts';
 import { countTernary } from './ternary.ts';
 
 export const inspect: Verb = {
@@ -75,10 +73,7 @@ to count how many are -1, 0 and +1, and floats as far as they are ternary.`,
   async run(given) {
     const input = modelOf(given);
     const out = given.text('html');
-    // So that no model is lost where the name of the page was forgotten.
-    if (out !== undefined && !/\.html?$/i.test(out)) {
-      throw new UsageError(`--html: expected a name that ends in .html, got ${JSON.stringify(out)}`);
-    }
+    if (out !== undefined) checkPageName('--html', out);
     if (given.has('estimate') && out !== undefined) {
       throw new UsageError('--html: the page has the estimate and all else, expected without --estimate');
     }
@@ -123,19 +118,6 @@ to count how many are -1, 0 and +1, and floats as far as they are ternary.`,
     }
   },
 };
-
-/** Writes beside the place and moves there when all is well; else nothing is left. */
-async function writePage(out: string, html: string): Promise<void> {
-  const temporary = join(dirname(out), `.${basename(out)}.${randomBytes(4).toString('hex')}.part`);
-  try {
-    await writeFile(temporary, html, { flag: 'wx' });
-    await rename(temporary, out);
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw Object.assign(error as Error, { path: out });
-  }
-  say(`${printable(out)}: ${bytes(Buffer.byteLength(html))}`);
-}
 
 function replaceBigint(_key: string, value: unknown): unknown {
   return typeof value === 'bigint' ? String(value) : value;
