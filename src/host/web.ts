@@ -34,6 +34,7 @@ export const host: Host = {
   kernels: inlinedKernels({ simd, relaxed, relaxed_i16 }),
   defaultThreads: async () => Math.max(1, Math.min(MOST_THREADS, navigator.hardwareConcurrency)),
   whyOneThread() {
+    if (typeof Worker !== 'function') return 'there are no web workers here';
     if (globalThis.crossOriginIsolated) return undefined;
     return `the page is not cross-origin isolated (served with ${HEADERS})`;
   },

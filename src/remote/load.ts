@@ -27,7 +27,7 @@ export async function estimate(input: ModelInput, options?: EstimateOptions): Pr
 async function resolved(input: ModelInput): Promise<ModelInput> {
   if ((typeof input !== 'string' && !(input instanceof URL)) || parseReference(String(input)) !== undefined)
     return input;
-  const address = new URL(input, typeof document === 'object' ? document.baseURI : location.href);
+  const address = new URL(input, typeof document === 'object' ? document.baseURI : globalThis.location?.href);
   return address.protocol === 'blob:' ? (await fetch(address)).blob() : address;
 }
 
