@@ -1,4 +1,5 @@
 // The runtimes and tools of package.json, which all come from npm, in the cache of the user; and Chromium, which does not.
+// node test/runtimes/install.mjs: installs them.
 import { existsSync, readFileSync } from 'node:fs';
 import { cp, mkdir } from 'node:fs/promises';
 import { homedir } from 'node:os';
@@ -48,3 +49,5 @@ export const programs = {
 export const chromium = ['chromium-headless-shell', 'chromium', 'google-chrome']
   .flatMap((name) => (process.env.PATH ?? '').split(':').map((path) => join(path, name)))
   .find((path) => existsSync(path));
+
+if (process.argv[1] === import.meta.filename) await installRuntimes();

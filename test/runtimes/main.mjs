@@ -26,7 +26,7 @@ const SECTIONS = [
     rows: packageChecks,
     told: ['check', 'seen'],
     verdicts: ['ok'],
-    line: ({ title }, { seen, ok = 'ok' }) => ({ check: title, seen, ok }),
+    line: ({ title }, { seen, skipped }) => ({ check: title, seen, ok: skipped === undefined ? 'ok' : undefined }),
   },
   {
     title: 'Runtimes',
@@ -44,14 +44,14 @@ const SECTIONS = [
     rows: projects,
     told: ['project', 'seen'],
     verdicts: ['ok'],
-    line: ({ title }, { seen, ok = 'ok' }) => ({ project: title, seen, ok }),
+    line: ({ title }, { seen, skipped }) => ({ project: title, seen, ok: skipped === undefined ? 'ok' : undefined }),
   },
   {
     title: 'At the edge: demo/edge in workerd',
     rows: edge,
     told: ['check', 'seen'],
     verdicts: ['ok'],
-    line: ({ title }, { seen, ok = 'ok' }) => ({ check: title, seen, ok }),
+    line: ({ title }, { seen, skipped }) => ({ check: title, seen, ok: skipped === undefined ? 'ok' : undefined }),
   },
 ];
 
@@ -106,8 +106,13 @@ async function runSection({ title, rows, told, verdicts, line }, context) {
   const work = async () => {
     for (const [i, row] of waiting) {
       const start = performance.now();
-      const result = await row.run(context).catch((error) => ({ [verdicts[0]]: error.stack, failed: true }));
-      lines[i] = { ...line(row, result), s: seconds(start) };
+      let [result, failure] = [{}, undefined];
+      try {
+        result = await row.run(context);
+      } catch (error) {
+        failure = { [verdicts[0]]: error.stack };
+      }
+      lines[i] = { ...line(row, result), ...failure, s: seconds(start) };
       const wrong = verdicts.filter((name) => ![undefined, 'ok'].includes(lines[i][name]));
       if (result.skipped !== undefined) notes[i].push(`${row.title} (${row.name}): skipped: ${result.skipped}`);
       for (const name of wrong) {
