@@ -13,6 +13,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     'hub',
     'index.ts',
     'load_model.ts',
+    'estimate.ts',
     'generate.ts',
     'evaluate.ts',
     'chat.ts',
@@ -27,7 +28,9 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'index.ts': [
     ...[
       'remote',
+      'local.ts',
       'load_model.ts',
+      'estimate.ts',
       'generate.ts',
       'evaluate.ts',
       'calibrate.ts',
@@ -39,7 +42,9 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     ],
     'backend/backend.ts',
   ],
-  remote: ['load_model.ts', 'generate.ts', 'gguf', 'hub', 'model', 'backend/backend.ts'],
+  'local.ts': ['load_model.ts', 'estimate.ts'],
+  remote: ['local.ts', 'load_model.ts', 'estimate.ts', 'generate.ts', 'gguf', 'hub', 'model', 'backend/backend.ts'],
+  'estimate.ts': ['load_model.ts', 'evaluate.ts', 'gguf', 'hub', 'model', 'backend/backend.ts', 'backend/wasm'],
   'load_model.ts': [
     ...[
       'placement.ts',
@@ -55,16 +60,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     ],
     ...['backend/backend.ts', 'backend/wasm'],
   ],
-  'placement.ts': [
-    'host',
-    'evaluate.ts',
-    'engine',
-    'gguf',
-    'model',
-    'sampler.ts',
-    'backend/backend.ts',
-    'backend/wasm',
-  ],
+  'placement.ts': ['host', 'evaluate.ts', 'engine', 'gguf', 'model', 'backend/backend.ts', 'backend/wasm'],
   'evaluate.ts': ['model', 'backend/backend.ts'],
   'calibrate.ts': ['evaluate.ts', 'model', 'backend/backend.ts'],
   'generate.ts': ['engine', 'tokenizer', 'sampler.ts'],

@@ -21,7 +21,9 @@ export default {
       return refusal(400, error.message);
     }
     // A stream that the client leaves ends the generator, and that the computing.
-    return new Response(ReadableStream.from(texts(tokens)), { headers: { 'content-type': 'text/plain; charset=utf-8' } });
+    return new Response(ReadableStream.from(texts(tokens)), {
+      headers: { 'content-type': 'text/plain; charset=utf-8' },
+    });
   },
 };
 

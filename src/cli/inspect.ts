@@ -1,20 +1,19 @@
-import { randomBytes } from 'node:crypto';
-import { rename, rm, writeFile } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { wasmSizing } from '../backend/wasm/backend.ts';
+import { estimateOf } from '../estimate.ts';
 import { readHeader } from '../gguf/header.ts';
 import { PRESETS } from '../gguf/tiles.ts';
 import { openModel } from '../hub/open.ts';
-import { demoModel } from '../index.ts';
+import { demoModel, estimate } from '../index.ts';
 import { UsageError, type Verb } from './arguments.ts';
-import { bytes, pairs, table } from './format.ts';
+import { pairs, table } from './format.ts';
 import { page } from './inspect_html.ts';
+import { estimateOptions, MEMORY_FLAGS, memoryRows, memoryText } from './inspect_memory.ts';
 import {
   facts,
   grouped,
   MATRIX_COLUMNS,
   type Matrix,
   matrixRows,
-  memoryRows,
   percent,
   type Report,
   range,
@@ -27,7 +26,8 @@ import {
 } from './inspect_report.ts';
 import { modelName } from './load.ts';
 import { HELP_FLAG, MODEL_FLAG, modelOf } from './options.ts';
-import { catchInterrupt, INTERRUPTED, printable, say, showStatus, write } from './terminal.ts';
+import { checkPageName, writePage } from './page_file.ts';
+import { catchInterrupt, INTERRUPTED, printable, showStatus, write } from './terminal.ts';
 import { countTernary } from './ternary.ts';
 
 export const inspect: Verb = {
@@ -61,10 +61,11 @@ to count how many are -1, 0 and +1, and floats as far as they are ternary.`,
         HELP_FLAG,
       ],
     },
+    MEMORY_FLAGS,
   ],
   examples: [
     'ternlm inspect model.gguf',
-    'ternlm inspect https://example.com/model.gguf',
+    'ternlm inspect https://example.com/model.gguf --estimate -c 8192',
     'ternlm inspect model.gguf --html model.html',
     'ternlm inspect --json | jq .memory',
   ],
@@ -72,11 +73,24 @@ to count how many are -1, 0 and +1, and floats as far as they are ternary.`,
   async run(given) {
     const input = modelOf(given);
     const out = given.text('html');
-    // So that no model is lost where the name of the page was forgotten.
-    if (out !== undefined && !/\.html?$/i.test(out)) {
-      throw new UsageError(`--html: expected a name that ends in .html, got ${JSON.stringify(out)}`);
+    if (out !== undefined) checkPageName('--html', out);
+    if (given.has('estimate') && out !== undefined) {
+      throw new UsageError('--html: the page has the estimate and all else, expected without --estimate');
     }
     const interrupt = catchInterrupt();
+    const lay = { ...estimateOptions(given), signal: interrupt.signal };
+    if (given.has('estimate')) {
+      try {
+        const memory = await estimate(input ?? demoModel, lay);
+        await write(given.has('json') ? `${JSON.stringify(memory, null, 2)}\n` : `${printable(memoryText(memory))}\n`);
+        return 0;
+      } catch (error) {
+        if (interrupt.signal.aborted) return INTERRUPTED;
+        throw error;
+      } finally {
+        interrupt.release();
+      }
+    }
     const source = await openModel(input ?? demoModel, { cache: false, signal: interrupt.signal });
     try {
       const header = await readHeader(source);
@@ -89,7 +103,8 @@ to count how many are -1, 0 and +1, and floats as far as they are ternary.`,
           )
         : undefined;
       showStatus('');
-      const report = reportOf(source, header, shares);
+      const sizing = await wasmSizing({ threads: lay.threads, tier: lay.tier });
+      const report = reportOf(source, header, shares, (config) => estimateOf(source, header, config, sizing, lay));
       if (out !== undefined) await writePage(out, page(report));
       if (given.has('json')) await write(`${JSON.stringify(report, replaceBigint, 2)}\n`);
       else if (out === undefined) await write(`${printable(text(report, remote, given.has('matrices')))}\n`);
@@ -103,19 +118,6 @@ to count how many are -1, 0 and +1, and floats as far as they are ternary.`,
     }
   },
 };
-
-/** Writes beside the place and moves there when all is well; else nothing is left. */
-async function writePage(out: string, html: string): Promise<void> {
-  const temporary = join(dirname(out), `.${basename(out)}.${randomBytes(4).toString('hex')}.part`);
-  try {
-    await writeFile(temporary, html, { flag: 'wx' });
-    await rename(temporary, out);
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw Object.assign(error as Error, { path: out });
-  }
-  say(`${printable(out)}: ${bytes(Buffer.byteLength(html))}`);
-}
 
 function replaceBigint(_key: string, value: unknown): unknown {
   return typeof value === 'bigint' ? String(value) : value;

@@ -3,6 +3,7 @@ import { parseArguments, UsageError, type Verb, verbHelp } from './arguments.ts'
 import { bench } from './bench.ts';
 import { chat } from './chat.ts';
 import { convert } from './convert.ts';
+import { demo } from './demo.ts';
 import { doctor } from './doctor.ts';
 import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
@@ -14,7 +15,7 @@ import { run } from './run.ts';
 import { printable, say, styled, write } from './terminal.ts';
 import { version } from './version.ts';
 
-const VERBS: readonly Verb[] = [run, chat, pull, ls, rm, embed, inspect, convert, perplexity, bench, doctor];
+const VERBS: readonly Verb[] = [run, chat, pull, ls, rm, embed, inspect, convert, perplexity, bench, demo, doctor];
 
 function help(): string {
   const left = VERBS.map((verb) => `${verb.name} ${verb.positionals}`);

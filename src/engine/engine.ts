@@ -90,11 +90,7 @@ interface Entry extends Sequence {
  * @param recover Without it the sequences of a lost backend fail; with it they go on from their tokens.
  * @param turn Without it a step begins when the last is done; with it when a reader without tokens comes back from a turn.
  */
-export function createEngine<T extends Tensor>(
-  device: Device<T>,
-  recover?: Recover<T>,
-  turn?: Host['turn'],
-): Engine {
+export function createEngine<T extends Tensor>(device: Device<T>, recover?: Recover<T>, turn?: Host['turn']): Engine {
   let { stepper, kv } = device;
   const waiting: Entry[] = [];
   const running: Entry[] = [];

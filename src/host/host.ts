@@ -27,6 +27,8 @@ export interface Host {
   readonly turn?: (ms: number) => Promise<void>;
   /** Bytes of memory that a module can have here at most. */
   readonly memoryBytes: number;
+  /** Bytes that the system can give now, its limits for this process heeded; undefined where it does not tell. */
+  availableBytes?(): number | undefined;
   /** Most bytes of a file that may be kept in memory beside, where a server knows no ranges. */
   readonly keptBytes: number;
   /** Why V8 cannot be told to make 256-bit operations here, or undefined. */

@@ -33,8 +33,8 @@ const SECTIONS = [
     rows: [...processes, ...workers, ...pages],
     told: ['runtime', 'threads', 'kernels'],
     verdicts: ['tokens', 'streams', 'aborts', 'disposes', 'exits'],
-    line: ({ title }, { version, threads, tier, perSecond, ...seen }) => ({
-      ...{ runtime: [title, version].join(' ').trim(), threads, kernels: tier },
+    line: ({ title, variant = '' }, { version = '', threads, tier, perSecond, ...seen }) => ({
+      ...{ runtime: `${`${title} ${version}`.trim()}${variant}`, threads, kernels: tier },
       'tok/s': perSecond ? perSecond.toFixed(0) : undefined,
       ...{ ...seen, tokens: seen.greedy && compare(seen) },
     }),

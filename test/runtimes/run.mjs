@@ -1,8 +1,8 @@
 // A program of a runtime, as a process.
 import { spawn } from 'node:child_process';
 
-/** How long a program that has printed its result may take to end. */
-const EXIT_MS = 10_000;
+/** How long what has given its result may take to end. */
+export const EXIT_MS = 10_000;
 
 /**
  * Runs a program to its end, or to the limit. It is killed where it prints what begins a line with '{' and then does not end.
