@@ -187,13 +187,18 @@ async function badInput(context) {
   });
 }
 
-/** The header of a model of 2 billion parameters, behind ranges; and a body that would have to be kept whole. */
-async function tooLarge(context) {
+/** The demo model behind ranges; the header of one with 30 layers of 2B4T; and bodies that would have to be kept whole. */
+async function addresses(context) {
   const { bytes, size } = await largeHeader();
+  const tales = await readFile(join(root, 'demo/tales.gguf'));
   let sent = 0;
   const server = createServer((request, response) => {
     const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '');
-    if (request.url === '/ranges' && range !== null) {
+    if (request.url === '/tales') {
+      const [at, end] = [Number(range[1]), Number(range[2])];
+      response.writeHead(206, { 'content-range': `bytes ${at}-${end}/${tales.length}` });
+      response.end(tales.subarray(at, end + 1));
+    } else if (request.url === '/ranges' && range !== null) {
       const [at, end] = [Number(range[1]), Number(range[2])];
       const part = Buffer.alloc(Math.min(end + 1 - at, 1 << 24));
       part.set(bytes.subarray(at, at + part.length));
@@ -216,6 +221,8 @@ async function tooLarge(context) {
   try {
     return await serving(await loader(context), async ({ url }) => {
       const load = async (path) => (await ask(`${url}?load=${encodeURIComponent(address + path)}`)).text();
+      const loaded = await load('/tales');
+      expect(loaded === 'ternlm tales', `a model behind an address: ${loaded}`);
       const refused = await load('/ranges');
       expect(/does not fit: layers 522.* of at most 100\.34 MB/.test(refused), `said: ${refused}`);
       expect(sent < 2e6, `${sent} bytes were read before that`);
@@ -265,5 +272,5 @@ export const edge = [
   { name: 'edge-together', title: 'requests at once', run: concurrent },
   { name: 'edge-leaves', title: 'clients that leave', run: leaves },
   { name: 'edge-input', title: 'bad input', run: badInput },
-  { name: 'edge-large', title: 'too large a model', run: tooLarge },
+  { name: 'edge-addresses', title: 'models of addresses', run: addresses },
 ];
