@@ -1,9 +1,17 @@
 import { webgpu } from '@ternlm/webgpu';
-import { type LoadModelOptions, loadModel, type Model } from 'ternlm';
+import { type CachedModel, type LoadModelOptions, listModels, loadModel, type Model } from 'ternlm';
 
 // All that the page takes of the library.
 
-export type { Completion, GenerateOptions, Model, Prompt } from 'ternlm';
+export {
+  type CachedModel,
+  type Completion,
+  type GenerateOptions,
+  HubError,
+  type Model,
+  type Prompt,
+  removeModel,
+} from 'ternlm';
 
 export type Device = 'cpu' | 'gpu';
 export const DEVICE_NAMES: Readonly<Record<Device, string>> = { cpu: 'CPU', gpu: 'GPU' };
@@ -11,13 +19,35 @@ export const DEVICE_NAMES: Readonly<Record<Device, string>> = { cpu: 'CPU', gpu:
 /** What a person picked. `open` gives it anew for each device it is loaded on. */
 export interface Picked {
   readonly name: string;
+  /** Whether it is downloaded first, and kept. Default: as loadModel does. */
+  readonly cache?: boolean;
   open(): Parameters<typeof loadModel>[0];
+}
+
+/** What was downloaded before; undefined where this browser keeps nothing for this page. */
+export function keptModels(): Promise<CachedModel[] | undefined> {
+  return listModels().catch(() => undefined);
+}
+
+/** What a person typed: an address, or a model of the hub. */
+export async function pickedFromText(text: string): Promise<Picked> {
+  const isAddress = /^https?:/i.test(text);
+  const name =
+    text
+      .replace(/[?#].*/, '')
+      .split(/[/:]/)
+      .at(-1) || text;
+  // Two devices read it, and the next visit.
+  const cache = isAddress ? (await keptModels()) !== undefined : undefined;
+  return { name, cache, open: () => text };
 }
 
 export function load(picked: Picked, device: Device, options: LoadModelOptions): Promise<Model> {
   // One sequence at once is all that the page asks of a model.
   const backend = device === 'gpu' ? () => webgpu() : undefined;
-  return loadModel(picked.open(), { backend, parallel: 1, ...options });
+  const { cache } = picked;
+  // People have a button to try again, and do not wait for five tries.
+  return loadModel(picked.open(), { backend, parallel: 1, cache, retries: 1, ...options });
 }
 
 /** The model that comes with the page: inside it, or a file beside it; undefined where neither can be. */

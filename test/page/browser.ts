@@ -32,7 +32,9 @@ export interface Page {
   close(): Promise<void>;
   on(event: 'console', listen: (message: { type(): string; text(): string }) => void): void;
   on(event: 'pageerror', listen: (error: Error) => void): void;
+  on(event: 'dialog', listen: (dialog: { message(): string; accept(): Promise<void> }) => void): void;
   on(event: 'request', listen: (request: { url(): string }) => void): void;
+  addInitScript(script: () => void): Promise<void>;
   route(url: string, handle: (route: { abort(): Promise<void> }) => void): Promise<void>;
 }
 

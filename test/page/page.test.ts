@@ -265,6 +265,56 @@ describe.skipIf(missing !== undefined)(missing === undefined ? 'the page' : `the
     await page.close();
   });
 
+  it('keeps what it downloads, until it is removed', async () => {
+    const { page, trail } = await open();
+    const address = `${demo.url}tales.gguf`;
+    expect(await page.locator('#kept').isVisible()).toBe(false);
+    await page.locator('#address').fill(address);
+    await page.keyboard.press('Enter');
+    await page.locator('#prompt').waitFor();
+    expect(trail.requests).toContain(address);
+    trail.requests.length = 0;
+    await page.locator('#change').click();
+    await page.locator('#kept-list .name:has-text("/tales.gguf")').waitFor();
+    await page.locator('#kept-list button:has-text("Load")').click();
+    await page.locator('#prompt').waitFor();
+    expect(trail.requests.filter((url) => !url.startsWith('blob:'))).toEqual([]);
+    await page.locator('#change').click();
+    page.on('dialog', (dialog) => dialog.accept());
+    await page.locator('#kept-list button:has-text("Remove")').click();
+    await page.locator('#kept').waitFor({ state: 'hidden' });
+    await page.locator('#picker-back').click();
+    expect(await focused(page)).toBe('prompt');
+    expect(trail.errors).toEqual([]);
+    await page.close();
+  });
+
+  it('goes on with the CPU where the GPU fails', async () => {
+    const page = await browser.newPage();
+    await page.addInitScript(() => {
+      const adapter = {
+        info: { isFallbackAdapter: false },
+        features: new Set(),
+        limits: {},
+        requestDevice: () => Promise.reject(new Error('webgpu: this one is broken')),
+      };
+      Object.defineProperty(navigator, 'gpu', { value: { requestAdapter: async () => adapter } });
+    });
+    await page.goto(demo.url);
+    await page.locator('#compute input[value=both]').check();
+    await page.locator('#pick-shipped').click();
+    await page.locator('#failure').waitFor();
+    expect(await page.locator('#failure-message').textContent()).toBe('webgpu: this one is broken');
+    expect(await page.locator('#failure-advice').textContent()).toMatch(/choose CPU/);
+    await page.locator('#failure-retry').click();
+    await page.locator('#failure').waitFor();
+    await page.locator('#failure-close').click();
+    await setLength(page, 8);
+    await send(page);
+    expect(await figures(page)).toMatch(/8 tokens.* wasm/);
+    await page.close();
+  });
+
   it('cancels a load', async () => {
     const { page } = await open();
     await page.route('**/tales.gguf', () => {}); // no answer ever comes
