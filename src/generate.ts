@@ -55,6 +55,12 @@ export interface Completion {
  */
 const MAX_UNREAD = 8;
 
+/**
+ * Where readers begin the steps (Host.turn), one whose sequence waits for a place leaves that to those who have one, and looks so
+ * often whether they are still there (not tuned).
+ */
+const QUEUED_MS = 10;
+
 /** Options checked against the model; throws a RangeError or TypeError that names the option. */
 export interface ResolvedOptions {
   readonly sampler: ResolvedSampler;
@@ -142,7 +148,7 @@ export async function* generate(
         yield token;
       } else if (ended) break;
       else if (engine.turn !== undefined) {
-        await engine.turn();
+        await engine.turn(sequence.place === undefined ? QUEUED_MS : 0);
         if (unread.length === 0) sequence.wake();
         await undefined; // a run on one thread is over by now
       } else {

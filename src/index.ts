@@ -1,8 +1,9 @@
 /** Ternary language models anywhere JavaScript runs. */
-export { loadModel } from '#load';
+export { estimate, loadModel } from '#load';
 export { type Backend, BackendLostError } from './backend/backend.ts';
 export type { ActivationsOptions } from './calibrate.ts';
 export type { ChatMessage } from './chat.ts';
+export type { EstimateOptions, MemoryEstimate } from './estimate.ts';
 export type { EmbedOptions, Perplexity, PerplexityOptions } from './evaluate.ts';
 export type { Completion, FinishReason, GenerateOptions, Timings, Token } from './generate.ts';
 export { GgufError } from './gguf/error.ts';
@@ -27,6 +28,7 @@ export type {
   ModelInput,
   Prompt,
 } from './load_model.ts';
+export type { Advice } from './model/advice.ts';
 export type { LoadProgress, WeightStorage } from './model/weights.ts';
 export type { SamplerOptions } from './sampler.ts';
 

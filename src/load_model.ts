@@ -19,7 +19,8 @@ import type { Source } from './gguf/source.ts';
 import type { TilesOption } from './gguf/tiles.ts';
 import { type OpenOptions, openModel } from './hub/open.ts';
 import type { DownloadProgress } from './hub/progress.ts';
-import { readConfig } from './model/config.ts';
+import { MAX_CONTEXT } from './model/advice.ts';
+import { type Config, readConfig } from './model/config.ts';
 import type { LoadProgress, WeightStorage } from './model/weights.ts';
 import { checkBackend, type Placed, placeModel } from './placement.ts';
 import { createTokenizer, type EncodeOptions, type Tokenizer } from './tokenizer/tokenizer.ts';
@@ -189,7 +190,6 @@ const MAX_OUTS = 16;
  */
 export async function loadModel(input: ModelInput, options: LoadModelOptions = {}): Promise<Model> {
   const { backend: given, fallback = false, signal } = options;
-  const { parallel = 4, kv: kvType = 'f16', head = 'auto', repack = 'auto' } = options;
   /** Ends reading, now and when weights are read again. */
   const reading = new AbortController();
   const onAbort = () => reading.abort(signal?.reason);
@@ -199,11 +199,7 @@ export async function loadModel(input: ModelInput, options: LoadModelOptions = {
   let source: Source | undefined;
   try {
     checkAlone(options);
-    count('parallel', parallel, MAX_OUTS);
-    checkKv(kvType);
-    checkHead(head);
-    checkRepack(repack);
-    if (options.contextSize !== undefined) count('contextSize', options.contextSize, 1 << 24);
+    const { parallel, kv: kvType, head, repack, contextOf } = layOptions(options);
     signal?.throwIfAborted();
     signal?.addEventListener('abort', onAbort);
 
@@ -213,7 +209,7 @@ export async function loadModel(input: ModelInput, options: LoadModelOptions = {
     const config = readConfig(header, file, options.activation);
     const tokenizer = openTokenizer(header.metadata, file);
     const chat = createChat(header.metadata, tokenizer);
-    const contextSize = options.contextSize ?? Math.min(config.contextLength, 4096);
+    const contextSize = contextOf(config);
     const { layout, onProgress, threads, tier, revectorize } = options;
     owned = undefined; // from here on it is placeModel's
     const placement = await placeModel(source, header, config, {
@@ -414,9 +410,30 @@ function openTokenizer(metadata: ReadonlyMap<string, unknown>, file: string): To
   }
 }
 
+/** How a model is to lie in memory: what these options say, checked, or leave open. */
+export function layOptions(options: Pick<LoadModelOptions, 'contextSize' | 'parallel' | 'kv' | 'head' | 'repack'>): {
+  parallel: number;
+  kv: KvType;
+  head: 'auto' | 'exact';
+  repack: 'auto' | 'none';
+  contextOf(config: Pick<Config, 'contextLength'>): number;
+} {
+  const { contextSize, parallel = 4, kv = 'f16', head = 'auto', repack = 'auto' } = options;
+  count('parallel', parallel, MAX_OUTS);
+  checkKv(kv);
+  checkHead(head);
+  checkRepack(repack);
+  if (contextSize !== undefined) count('contextSize', contextSize, MAX_CONTEXT);
+  return {
+    ...{ parallel, kv, head, repack },
+    contextOf: ({ contextLength }) => contextSize ?? Math.min(contextLength, 4096),
+  };
+}
+
 const CPU_OPTIONS = ['threads', 'tier', 'revectorize'] as const;
 
-function checkAlone(options: LoadModelOptions): void {
+/** @throws RangeError where options of the CPU are given beside a backend */
+export function checkAlone(options: Pick<LoadModelOptions, 'backend' | 'worker' | (typeof CPU_OPTIONS)[number]>): void {
   if (options.worker) throw new RangeError('worker: got true, expected it only in a page, which has web workers');
   const set = CPU_OPTIONS.filter((name) => options[name] !== undefined);
   if (options.backend === undefined || set.length === 0) return;

@@ -7,12 +7,22 @@ import { ROWS, type Subject } from './evaluate.ts';
 import { GgufError } from './gguf/error.ts';
 import type { GgufHeader } from './gguf/header.ts';
 import type { Source } from './gguf/source.ts';
+import { adviceOf } from './model/advice.ts';
 import type { Config } from './model/config.ts';
-import { fitOf, needsOf } from './model/fit.ts';
+import {
+  fitOf,
+  needsOf,
+  needsText,
+  positionsWarning,
+  type Sizing,
+  screenWarning,
+  stepLimits,
+  systemWarnings,
+  type Wishes,
+} from './model/fit.ts';
 import { createKvCache, type KvBlocks, kvBlockBytes, kvBlocksOf } from './model/kv_cache.ts';
-import { createStepper, type StepLimits } from './model/step.ts';
+import { createStepper } from './model/step.ts';
 import { type LoadedWeights, type LoadOptions, loadWeights } from './model/weights.ts';
-import { paramsBytes } from './sampler.ts';
 
 /** What of a model lies on a backend. */
 export interface Placed<T extends Tensor = Tensor> {
@@ -165,26 +175,22 @@ async function placeOn<T extends Tensor>(
   const { head: wished, repack, kv: kvType, contextSize, parallel } = options;
   const warnings: string[] = [];
   try {
-    const wishes = { head: wished, repack, kv: kvType, contextSize, rows: ROWS, outs: parallel };
+    const wishes = { head: wished, repack, kv: kvType, contextSize, parallel, rows: ROWS };
     const needs = needsOf(header, config, backend, wishes);
-    const fits = fitOf(source.name, config, needs, backend.limitBytes, contextSize);
-    const head = fits === 'all' ? wished : 'exact';
-    if (head !== wished) {
-      const bytes = `${(needs.screen / 1e9).toFixed(2)} GB`;
-      warnings.push(`head: exact, since memory does not hold the copy of ${bytes} that would make it faster`);
-    }
+    const fit = fitOf(needs, backend.limitBytes, parallel);
+    if (fit === undefined) throw refusal(source.name, header, config, backend, wishes);
+    const head = needs.screen > 0 && !fit.screened ? 'exact' : wished;
+    if (head !== wished) warnings.push(screenWarning(needs));
+    const { availableBytes }: Sizing = backend;
+    warnings.push(...systemWarnings(fit.totalBytes, fit.blocks * needs.block, availableBytes));
     const weights = await loadWeights(backend, source, header, config, { ...options, head });
     warnings.push(...weights.warnings);
     if (config.headTensor === undefined) return { backend, weights, head, device: undefined, kvBytes: 0, warnings };
-    const limits = { maxRows: ROWS, maxOuts: parallel, paramsStride: paramsBytes(contextSize + 1) };
-    const device = openDevice(backend, config, weights, kvType, contextSize, limits);
+    const device = openDevice(backend, config, weights, wishes, fit.blocks);
     // A GPU tells late that it had not the memory: now rather than at the first token.
     await backend.read(device.kv.cache.tables, 0, new Uint8Array(4));
-    const { blocks, cache } = device.kv;
-    if (blocks < kvBlocksOf(contextSize) * parallel) {
-      const positions = blocks * cache.blockSize;
-      warnings.push(`memory holds ${positions} positions in all, not ${contextSize} for each of ${parallel} sequences`);
-    }
+    const { blocks } = device.kv;
+    if (blocks < kvBlocksOf(contextSize) * parallel) warnings.push(positionsWarning(blocks, wishes));
     // Some backends gain nothing from a screen and have none.
     const screened = weights.screen === undefined ? 'exact' : head;
     return { backend, weights, head: screened, device, kvBytes: blocks * kvBlockBytes(config, kvType), warnings };
@@ -194,21 +200,30 @@ async function placeOn<T extends Tensor>(
   }
 }
 
-/** Cache and working memory for `limits.maxOuts` sequences; fewer blocks where memory is short, but one full context. */
+/** @returns what takes how much, and what would fit; of a model that `fitOf` has no place for */
+function refusal(file: string, header: GgufHeader, config: Config, backend: Sizing, wishes: Wishes): RangeError {
+  const { limitBytes: limit } = backend;
+  const text = needsText(needsOf(header, config, backend, wishes), wishes.contextSize, limit);
+  const advice = adviceOf(header, config, backend, wishes, limit).map(({ text }) => text);
+  const how = advice.length === 0 ? '' : `; it fits with ${advice.join(', or with ')}`;
+  return new RangeError(`${file}: does not fit: ${text}${how}`);
+}
+
+/** Cache of `most` blocks and working memory; fewer blocks where the system gives less than its limit, but one full context. */
 function openDevice<T extends Tensor>(
   backend: Backend<T>,
   config: Config,
   weights: LoadedWeights<T>,
-  type: KvType,
-  contextSize: number,
-  limits: StepLimits,
+  wishes: Wishes,
+  most: number,
 ): Device<T> {
+  const { kv: type, contextSize, parallel } = wishes;
   const least = kvBlocksOf(contextSize);
-  for (let blocks = least * limits.maxOuts; ; blocks = Math.max(least, blocks - Math.ceil(least / 8))) {
+  for (let blocks = most; ; blocks = Math.max(least, blocks - Math.ceil(least / 8))) {
     let kv: KvBlocks<T> | undefined;
     try {
-      kv = createKvCache(backend, config, type, contextSize, limits.maxOuts, blocks);
-      return { kv, stepper: createStepper(backend, config, weights, kv, limits) };
+      kv = createKvCache(backend, config, type, contextSize, parallel, blocks);
+      return { kv, stepper: createStepper(backend, config, weights, kv, stepLimits(wishes)) };
     } catch (error) {
       kv?.dispose();
       if (!(error instanceof RangeError)) throw error;

@@ -238,7 +238,7 @@ describe('a backend that is given', () => {
   };
   const refusals: [string, (backend: Backend) => Backend | (() => Promise<Backend>), RegExp, number][] = [
     ['cannot be opened', () => () => Promise.reject(new Error('no adapter')), /no adapter/, 0],
-    ['is too small', (backend) => ({ ...backend, limitBytes: 1000 }), /does not fit: .* of at most 0.00 GB/, 1],
+    ['is too small', (backend) => ({ ...backend, limitBytes: 1000 }), /does not fit: .* of at most 0.00 MB/, 1],
     ['has no memory', (backend) => ({ ...backend, alloc }), /wanted 1 byte/, 1],
     ['is lost', (backend) => ({ ...backend, run: () => Promise.reject(new BackendLostError('reset')) }), /reset/, 1],
     ['computes with nothing here', (backend) => ({ ...backend, computes: ['tl1'], repacks: {} }), /only with TL1/, 1],

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { wasmBackend } from '../dist/backend/wasm/backend.js';
 import { convert } from '../dist/convert/convert.js';
 import { openSource } from '../dist/gguf/source.js';
-import { loadModel, type Model } from '../dist/index.js';
+import { estimate, loadModel, type MemoryEstimate, type Model } from '../dist/index.js';
 import { agree } from './agree.js';
 import './dot_add.js';
 import { repeating } from './repeating.js';
@@ -102,8 +102,11 @@ describe.each([
   const { seed, sequences, texts } = expectedOf(name);
   describe.each(RUNS)('$tier, $threads threads', (options) => {
     let model: Model;
+    let told: MemoryEstimate;
     beforeAll(async () => {
-      model = await loadModel(await converted(name, type), { ...options, kv: 'f32' });
+      const file = await converted(name, type);
+      told = await estimate(file, options);
+      model = await loadModel(file, { ...options, kv: 'f32' });
     });
     afterAll(() => model.dispose());
 
@@ -127,6 +130,13 @@ describe.each([
         expect(await model.tokenize(text, { addSpecial: false }), JSON.stringify(text)).toEqual(ids);
         expect(await model.tokenize(text), JSON.stringify(text)).toEqual(with_special);
       }
+    });
+
+    it('takes the memory that was estimated', () => {
+      expect(told.totalBytes).toBe(model.info.memoryBytes);
+      expect(told).toMatchObject({ fits: 'yes', headBytes: 0, screenBytes: 0, kvBytes: 0, workingBytes: 0 });
+      // Later a text of the whole context has a cache, and a step.
+      expect(told.peakBytes - told.totalBytes).toBeGreaterThan((told.kvPer1kBytes / 1024) * told.contextSize);
     });
 
     it('has no logits, and says so', async () => {

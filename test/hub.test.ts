@@ -78,6 +78,29 @@ const head = (response: ServerResponse, status: number, headers: Record<string, 
   response.writeHead(status, headers).end('sorry');
   return true;
 };
+interface Ended {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+function ternlm(
+  args: readonly string[],
+  onText: (child: ChildProcess, stderr: string) => void = () => {},
+): Promise<Ended> {
+  const env = { ...process.env, HF_ENDPOINT: hub.url, TERNLM_CACHE: cacheFolder, HF_TOKEN: 'hf_secret' };
+  const child = spawn(process.execPath, [MAIN, ...args], { env });
+  child.stdin.end();
+  let [stdout, stderr] = ['', ''];
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    stdout += text;
+  });
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    stderr += text;
+    onText(child, stderr);
+  });
+  return new Promise((resolve) => child.on('close', (code) => resolve({ code, stdout, stderr })));
+}
+
 const breaking: (after: number) => Mood = (after) => (request, response) => {
   breakOff(request, response, model, after);
   return true;
@@ -343,6 +366,34 @@ describe('resuming', () => {
       expect(hub.seen.map(({ range }) => range)).toEqual(['bytes=300000-', undefined]);
       await removeModel(address, { cacheFolder });
     }
+  });
+
+  test('begins anew where neither a tag nor a checksum would show another file', async () => {
+    hub.mood = (request, response, n) => {
+      expect(request.headers.range).toBeUndefined();
+      response.writeHead(200, { etag: 'W/"1"' });
+      if (n > 0) response.end(model);
+      else response.write(model.subarray(0, 300_000), () => setTimeout(() => response.destroy(), 30));
+      return true;
+    };
+    expect(await pull(`${hub.url}/${FILE}`, { retries: 1 })).toMatchObject({ sha256 });
+    expect(hub.seen).toHaveLength(2);
+  });
+
+  test('goes on where only the tag is known, and then in pieces', async () => {
+    const etag = `"${sha256.slice(0, 16)}"`;
+    hub.mood = (request, response, n) => {
+      if (n === 0) {
+        response.writeHead(200, { etag });
+        response.write(model.subarray(0, 300_000), () => setTimeout(() => response.destroy(), 30));
+        return true;
+      }
+      const from = Number(/^bytes=(\d+)-$/.exec(request.headers.range ?? '')?.[1]);
+      request.headers.range = `bytes=${from}-${from + 299_999}`;
+      return false;
+    };
+    expect(await pull(`${hub.url}/${FILE}`, { retries: 1 })).toMatchObject({ sha256 });
+    expect(hub.seen.map(({ ifRange }) => ifRange)).toEqual([undefined, etag, etag]);
   });
 
   test('begins anew when what it knows of the part is lost', async () => {
@@ -685,6 +736,36 @@ describe('two at once', () => {
     expect(left()).toEqual([FILE, `${FILE}.json`]);
   });
 
+  test('as commands', async () => {
+    hub.mood = (_, response) => {
+      response.writeHead(200, { 'content-length': model.length });
+      response.write(model.subarray(0, 400_000));
+      setTimeout(() => response.end(model.subarray(400_000)), 1500);
+      return true;
+    };
+    const ended = await Promise.all([ternlm(['pull', REF]), ternlm(['pull', REF])]);
+    expect(ended.map(({ code }) => code)).toEqual([0, 0]);
+    expect(ended[0].stdout).toBe(ended[1].stdout);
+    expect(hub.seen.filter(({ path }) => !path.startsWith('/api'))).toHaveLength(1);
+    expect(sha256Of(readFileSync(ended[0].stdout.trim()))).toBe(sha256);
+  });
+
+  test('who finds that another has taken the lock stops', async () => {
+    hub.mood = (_, response) => {
+      response.writeHead(200, { 'content-length': model.length, etag: '"1"' });
+      response.write(model.subarray(0, 400_000));
+      return true; // and waits
+    };
+    const pulling = pull();
+    const stopped = expect(pulling).rejects.toMatchObject({ code: 'cache', message: /another process took the lock/ });
+    while ((await partBytes()) !== 400_000) await new Promise((done) => setTimeout(done, 20));
+    const [lock] = (readdirSync(cacheFolder, { recursive: true }) as string[]).filter((p) => p.endsWith('.lock'));
+    writeFileSync(join(cacheFolder, lock), 'x 1 elsewhere');
+    await stopped;
+    expect(readFileSync(join(cacheFolder, lock), 'utf8')).toBe('x 1 elsewhere');
+    expect(await partBytes()).toBe(400_000);
+  });
+
   test('a lock that nobody holds any more is taken, one of another machine is not before its time', async () => {
     const { path = '' } = await pull();
     await removeModel(REF, { cacheFolder });
@@ -727,6 +808,11 @@ describe('opening', () => {
     await streamed.dispose();
     expect(left()).toEqual([]);
     expect(hub.seen.filter(({ range }) => range !== undefined).length).toBeGreaterThan(1);
+  });
+
+  test('a gated model without a cache', async () => {
+    hub.mood = (_, response) => head(response, 403);
+    await expect(load(REF, { cache: false })).rejects.toThrow(/resolve\/main\/.*HTTP 403: not allowed; .*HF_TOKEN/);
   });
 
   test('an address is kept where that is asked for', async () => {
@@ -857,29 +943,6 @@ test('the speed is that of the last seconds, and the time left does not jump', (
 });
 
 describe('the command', () => {
-  interface Ended {
-    readonly code: number | null;
-    readonly stdout: string;
-    readonly stderr: string;
-  }
-  function ternlm(
-    args: readonly string[],
-    onText: (child: ChildProcess, stderr: string) => void = () => {},
-  ): Promise<Ended> {
-    const env = { ...process.env, HF_ENDPOINT: hub.url, TERNLM_CACHE: cacheFolder, HF_TOKEN: 'hf_secret' };
-    const child = spawn(process.execPath, [MAIN, ...args], { env });
-    child.stdin.end();
-    let [stdout, stderr] = ['', ''];
-    child.stdout.setEncoding('utf8').on('data', (text: string) => {
-      stdout += text;
-    });
-    child.stderr.setEncoding('utf8').on('data', (text: string) => {
-      stderr += text;
-      onText(child, stderr);
-    });
-    return new Promise((resolve) => child.on('close', (code) => resolve({ code, stdout, stderr })));
-  }
-
   test('pull, ls, run, inspect, rm', async () => {
     expect(await ternlm(['ls'])).toMatchObject({ code: 0, stdout: '', stderr: /no models yet; ternlm pull org\/repo/ });
     const pulling = await ternlm(['pull', REF]);

@@ -183,6 +183,19 @@ describe.each([true, false])('linear memory, shared: %s', (shared) => {
     expect(memory.used().allocated).toBe(0);
   });
 
+  it('has no hole where the last piece was freed, and zeroes what follows', () => {
+    const memory = createMemory(shared);
+    const [first, last] = [memory.alloc(100), memory.alloc(1000)];
+    memory.view(last, 0, 1000).fill(7);
+    memory.free(last);
+    const larger = memory.alloc(200_000);
+    expect(larger.at).toBe(last.at);
+    expect(memory.view(larger, 0, 200_000).every((x) => x === 0)).toBe(true);
+    memory.free(first);
+    memory.free(larger);
+    expect(memory.alloc(300_000).at).toBe(first.at);
+  });
+
   it('refuses more than 4 GiB with numbers, and stays usable', () => {
     const memory = createMemory(shared);
     expect(() => memory.alloc(5e9)).toThrow(/50000\d{5} bytes wanted in all, 0 in use; the limit is 4294967296 bytes/);

@@ -1,4 +1,5 @@
-// Text from the demo model, as it is written: `GET /?prompt=Once upon a time&max=100`, or a POST of {"prompt": …, "max": …}.
+// Text from the demo model, as it is written: `GET /?prompt=Once+upon+a+time&max=100&seed=7`, or a POST of
+// {"prompt": "Once upon a time", "max": 100, "seed": 7}, of which only the prompt has to be there.
 import { loadModel } from 'ternlm';
 import tales from 'ternlm/demo/tales.gguf';
 
@@ -12,10 +13,10 @@ export default {
     if (request.method !== 'GET' && request.method !== 'POST') return refusal(405, 'expected GET or POST');
     let tokens;
     try {
-      const { prompt, max = 100 } = await (request.method === 'GET' ? query(request) : body(request));
+      const { prompt, max = 100, seed } = await (request.method === 'GET' ? query(request) : body(request));
       if (typeof prompt !== 'string' || prompt === '') throw new TypeError('prompt: missing, expected a text');
       // Options out of range and prompts beyond the context are refused here, before there is an answer.
-      tokens = model.generate(prompt, { maxTokens: max, signal: request.signal });
+      tokens = model.generate(prompt, { maxTokens: max, seed, signal: request.signal });
     } catch (error) {
       return refusal(400, error.message);
     }
@@ -35,7 +36,8 @@ async function* texts(tokens) {
 
 function query({ url }) {
   const { searchParams } = new URL(url);
-  return { prompt: searchParams.get('prompt'), max: Number(searchParams.get('max') ?? 100) };
+  const number = (name) => (searchParams.has(name) ? Number(searchParams.get(name)) : undefined);
+  return { prompt: searchParams.get('prompt'), max: number('max'), seed: number('seed') };
 }
 
 async function body(request) {

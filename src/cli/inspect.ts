@@ -1,17 +1,19 @@
+import { wasmSizing } from '../backend/wasm/backend.ts';
+import { estimateOf } from '../estimate.ts';
 import { readHeader } from '../gguf/header.ts';
 import { PRESETS } from '../gguf/tiles.ts';
 import { openModel } from '../hub/open.ts';
-import { demoModel } from '../index.ts';
-import type { Verb } from './arguments.ts';
+import { demoModel, estimate } from '../index.ts';
+import { UsageError, type Verb } from './arguments.ts';
 import { pairs, table } from './format.ts';
 import { page } from './inspect_html.ts';
+import { estimateOptions, MEMORY_FLAGS, memoryRows, memoryText } from './inspect_memory.ts';
 import {
   facts,
   grouped,
   MATRIX_COLUMNS,
   type Matrix,
   matrixRows,
-  memoryRows,
   percent,
   type Report,
   range,
@@ -59,10 +61,11 @@ to count how many are -1, 0 and +1, and floats as far as they are ternary.`,
         HELP_FLAG,
       ],
     },
+    MEMORY_FLAGS,
   ],
   examples: [
     'ternlm inspect model.gguf',
-    'ternlm inspect https://example.com/model.gguf',
+    'ternlm inspect https://example.com/model.gguf --estimate -c 8192',
     'ternlm inspect model.gguf --html model.html',
     'ternlm inspect --json | jq .memory',
   ],
@@ -71,7 +74,23 @@ to count how many are -1, 0 and +1, and floats as far as they are ternary.`,
     const input = modelOf(given);
     const out = given.text('html');
     if (out !== undefined) checkPageName('--html', out);
+    if (given.has('estimate') && out !== undefined) {
+      throw new UsageError('--html: the page has the estimate and all else, expected without --estimate');
+    }
     const interrupt = catchInterrupt();
+    const lay = { ...estimateOptions(given), signal: interrupt.signal };
+    if (given.has('estimate')) {
+      try {
+        const memory = await estimate(input ?? demoModel, lay);
+        await write(given.has('json') ? `${JSON.stringify(memory, null, 2)}\n` : `${printable(memoryText(memory))}\n`);
+        return 0;
+      } catch (error) {
+        if (interrupt.signal.aborted) return INTERRUPTED;
+        throw error;
+      } finally {
+        interrupt.release();
+      }
+    }
     const source = await openModel(input ?? demoModel, { cache: false, signal: interrupt.signal });
     try {
       const header = await readHeader(source);
@@ -84,7 +103,8 @@ to count how many are -1, 0 and +1, and floats as far as they are ternary.`,
           )
         : undefined;
       showStatus('');
-      const report = reportOf(source, header, shares);
+      const sizing = await wasmSizing({ threads: lay.threads, tier: lay.tier });
+      const report = reportOf(source, header, shares, (config) => estimateOf(source, header, config, sizing, lay));
       if (out !== undefined) await writePage(out, page(report));
       if (given.has('json')) await write(`${JSON.stringify(report, replaceBigint, 2)}\n`);
       else if (out === undefined) await write(`${printable(text(report, remote, given.has('matrices')))}\n`);

@@ -1,4 +1,5 @@
 import { bytes, quantity } from './format.ts';
+import { memoryParts, memoryRows } from './inspect_memory.ts';
 import {
   counted,
   facts,
@@ -6,7 +7,6 @@ import {
   MATRIX_COLUMNS,
   type Matrix,
   matrixRows,
-  memoryRows,
   percent,
   type Report,
   range,
@@ -118,14 +118,9 @@ function rectangle(x: number, y: number, width: number, height: number, fill: st
 const round = (x: number) => Number(x.toFixed(2));
 
 function memory(m: NonNullable<Report['memory']>): Markup {
-  const parts: [string, number, string?][] = [
-    ['layers', m.weights - m.head],
-    ['head', m.head],
-    ['screen', m.screen],
-    ['cache', m.total - m.weights - m.screen, `, f16, for ${m.context} tokens`],
-  ];
-  return html`<h2>Memory needed: ${bytes(m.total)}</h2>
-${bar(parts.filter(([, size]) => size > 0))}${pairList(memoryRows(m))}`;
+  const parts = memoryParts(m).map(([label, size, note]) => [label, size, note && `, ${note}`] as const);
+  return html`<h2>Memory needed: ${bytes(m.totalBytes)}</h2>
+${bar(parts)}${pairList(memoryRows(m))}`;
 }
 
 const ROW = 20;

@@ -1,9 +1,10 @@
 import { GgufError } from '../gguf/error.ts';
 import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
 import { rowsOf } from '../gguf/layouts/ternary.ts';
-import { layoutOf, TERNARY, type TernaryType } from '../gguf/layouts.ts';
+import { layoutOf } from '../gguf/layouts.ts';
 import type { Source } from '../gguf/source.ts';
 import type { GgufValue } from '../gguf/value.ts';
+import type { MemoryEstimate } from '../index.ts';
 import { type Config, readConfig } from '../model/config.ts';
 import { bytes, quantity } from './format.ts';
 import type { TernaryShare } from './ternary.ts';
@@ -26,32 +27,16 @@ export interface Report {
   types: { type: string; tensors: number; bytes: number; read: boolean }[];
   metadata: Record<string, GgufValue | { length: number; first: unknown[] }>;
   tensors: (Pick<TensorInfo, 'name' | 'type' | 'dims' | 'at' | 'bytes'> & { ternary?: TernaryShare })[];
-  memory?: Memory;
+  /** Where it runs, and kernels for it do. */
+  memory?: MemoryEstimate;
   warnings: readonly string[];
-}
-
-/** Bytes. */
-/** What backends may compute from instead (Backend.repacks). */
-const REPACKED: Readonly<Record<string, TernaryType>> = { TL1: 'I2_S', TL2: 'I2_S', TQ1_0: 'TQ2_0' };
-
-export interface Memory {
-  context: number;
-  weights: number;
-  /** Part of the weights: the output head. */
-  head: number;
-  /** The copy that the head is screened with (`head: 'auto'`): a byte a number. */
-  screen: number;
-  /** What weights take more where they are repacked at loading. */
-  repacked: { from: string; to: string; bytes: number }[];
-  kvPer1k: { f16: number; f32: number };
-  /** Weights, screen and an f16 cache of `context` positions. */
-  total: number;
 }
 
 export function reportOf(
   source: Source,
   header: GgufHeader,
   shares: ReadonlyMap<string, TernaryShare> | undefined,
+  memoryOf: (config: Config) => MemoryEstimate,
 ): Report {
   const tensors = [...header.tensors.values()];
   const types = new Map<string, Report['types'][number]>();
@@ -86,7 +71,7 @@ export function reportOf(
       bytes,
       ternary: shares?.get(name),
     })),
-    memory: config && memoryOf(config, header),
+    memory: config && memoryOf(config),
     warnings: config?.warnings ?? header.warnings,
   };
 }
@@ -95,36 +80,6 @@ function shortened(value: GgufValue): Report['metadata'][string] {
   if (typeof value !== 'object' || value.length <= 16)
     return typeof value === 'object' ? ([...value] as GgufValue) : value;
   return { length: value.length, first: [...value.slice(0, SHOWN_ELEMENTS)] };
-}
-
-function memoryOf(c: Config, header: GgufHeader): Memory {
-  const head = header.tensors.get(c.headTensor ?? '')?.bytes ?? 0;
-  // The embedding is read from the file, a row a token; where it is the head it is there anyway.
-  const unused = new Set(['token_embd.weight', 'output.weight', 'rope_freqs.weight']);
-  const others = [...header.tensors.values()].filter((t) => !unused.has(t.name)).reduce((sum, t) => sum + t.bytes, 0);
-  const numbersPer1k = 1024 * c.layers * 2 * c.kvHeads * c.headDim;
-  const context = Math.min(c.contextLength, 4096);
-  const kvPer1k = { f16: 2 * numbersPer1k, f32: 4 * numbersPer1k };
-  const weights = head + others;
-  const screen = c.headTensor === undefined ? 0 : c.vocab * c.dim;
-  const repacked = Object.entries(REPACKED).flatMap(([from, to]) => {
-    const tensors = [...header.tensors.values()].filter((t) => t.type === from);
-    const { rowMultiple, sizeBytes } = TERNARY[to];
-    const more = tensors.reduce(
-      (sum, { dims, bytes }) => sum + sizeBytes([Math.ceil(dims[0] / rowMultiple) * rowMultiple, dims[1]]) - bytes,
-      0,
-    );
-    return tensors.length === 0 ? [] : [{ from, to, bytes: more }];
-  });
-  return {
-    context,
-    weights,
-    head,
-    screen,
-    repacked,
-    kvPer1k,
-    total: weights + screen + (kvPer1k.f16 * context) / 1024,
-  };
 }
 
 /** Of several matrices. */
@@ -292,20 +247,6 @@ export function percent(share: number): string {
 export function range(min: number, max: number, shown: (x: number) => string = (x) => x.toPrecision(3)): string {
   if (!(min <= max)) return '?';
   return shown(min) === shown(max) ? shown(min) : `${shown(min)} to ${shown(max)}`;
-}
-
-/** label and text of the memory that a model takes. */
-export function memoryRows(memory: Memory): [string, string][] {
-  return [
-    ['weights', `${bytes(memory.weights)}, of which the head ${bytes(memory.head)}`],
-    ...memory.repacked.map((r): [string, string] => [
-      'repacked',
-      `${bytes(r.bytes)} more for ${r.from} as ${r.to} (ternlm doctor tells whether; --repack none: not)`,
-    ]),
-    ['screen', `${bytes(memory.screen)}, a copy of the head (none with --head exact)`],
-    ['cache', `${bytes(memory.kvPer1k.f16)} for 1024 tokens of context (f16), ${bytes(memory.kvPer1k.f32)} (f32)`],
-    ['in all', `${bytes(memory.total)} with a context of ${memory.context}`],
-  ];
 }
 
 /** A metadata value in a line. */

@@ -198,5 +198,7 @@ export function flagged(message: string): string {
   return message
     .replace(/^(\w+)(?=: )/, (name) => FLAG_OF[name] ?? name)
     .replace(/\bcontextSize\b/g, FLAG_OF.contextSize)
+    .replace(/\b(head|kv|repack) '(\w+)'/g, '--$1 $2')
+    .replace(/\bparallel (?=\d)/g, '--parallel ')
     .replace(/^no kernels run here.*/, '$&; see: ternlm doctor');
 }

@@ -1,4 +1,5 @@
 import { BackendLostError, type Tensor } from '../backend/backend.ts';
+import type { Host } from '../host/host.ts';
 import type { KvBlocks, KvSequence } from '../model/kv_cache.ts';
 import type { Stepper } from '../model/step.ts';
 import { PICK_BYTES, type Pick, type ResolvedSampler, readPick, writeParams } from '../sampler.ts';
@@ -27,6 +28,8 @@ export interface Times {
 
 export interface Sequence {
   readonly times: Times;
+  /** Whether it has a place in the cache; without one it waits for others. */
+  readonly place: KvSequence | undefined;
   /** Takes the sequence out; its place in the cache is free after the steps that are under way. */
   cancel(): void;
   /** Tells that `ready` may have changed. */
@@ -37,7 +40,7 @@ export interface Engine {
   /** Most tokens that come to a request after its last `ready`: those of the starts that can be under way. */
   readonly burst: number;
   /** Set where steps begin only by `wake` (src/host/host.ts): who waits for a token awaits a turn, then wakes its sequence. */
-  readonly turn: (() => Promise<void>) | undefined;
+  readonly turn: Host['turn'];
   /** Queues a request; it starts when a place in the cache is free. Throws what closed the engine. */
   submit(request: Request): Sequence;
   /** Tells that the backend is gone, where someone else found out; once for each that is. */
@@ -90,7 +93,7 @@ interface Entry extends Sequence {
 export function createEngine<T extends Tensor>(
   device: Device<T>,
   recover?: Recover<T>,
-  turn?: () => Promise<void>,
+  turn?: Host['turn'],
 ): Engine {
   let { stepper, kv } = device;
   const waiting: Entry[] = [];

@@ -34,7 +34,7 @@ const BLOCK_BYTES = 8 << 20;
 
 /**
  * Opens a path (Node, Deno, Bun), an http(s) or file address, a Blob or File, or bytes.
- * An http server that knows no ranges has its whole answer read into memory.
+ * An http server that knows no ranges has its whole answer read into memory, as far as the host lets it (Host.keptBytes).
  * @param options.signal ends the opening and every `read` with its reason; `readSync` takes no notice
  * @param options.fetch asks in the place of the runtime's
  * @throws GgufError on an http answer that is not what was asked for; the system's own error for a path
@@ -252,9 +252,18 @@ function deepest(cause: unknown): unknown {
 async function openBody(response: Response, name: string, signal?: AbortSignal): Promise<Source> {
   const length = response.headers.get('content-length');
   const promised = length === null || response.headers.has('content-encoding') ? undefined : Number(length);
+  const tooMany = (bytes: string) =>
+    new GgufError(
+      `${name}: no ranges, and ${bytes} bytes, expected at most ${host.keptBytes} to be kept in memory here`,
+    );
+  if (promised !== undefined && promised > host.keptBytes) {
+    await response.body?.cancel();
+    throw tooMany(`${promised}`);
+  }
   const blocks: Uint8Array[] = [];
   let size = 0;
   await eachChunk(response, name, 0, promised, signal, (chunk) => {
+    if (size + chunk.length > host.keptBytes) throw tooMany(`${size + chunk.length} or more`);
     for (let from = 0; from < chunk.length; ) {
       const inBlock = size % BLOCK_BYTES;
       if (inBlock === 0) blocks.push(new Uint8Array(BLOCK_BYTES));

@@ -21,11 +21,16 @@ export interface Host {
   turns(): Turns;
   /**
    * Set where timers belong to the request that set them, go with it, and may not be waited for by another: a later turn of the
-   * event loop, for the caller alone. There an engine goes on only when a reader without tokens comes back from its turn.
+   * event loop, at least `ms` away, for the caller alone. There an engine goes on only when a reader without tokens comes back
+   * from its turn.
    */
-  readonly turn?: () => Promise<void>;
+  readonly turn?: (ms: number) => Promise<void>;
   /** Bytes of memory that a module can have here at most. */
   readonly memoryBytes: number;
+  /** Bytes that the system can give now, its limits for this process heeded; undefined where it does not tell. */
+  availableBytes?(): number | undefined;
+  /** Most bytes of a file that may be kept in memory beside, where a server knows no ranges. */
+  readonly keptBytes: number;
   /** Why V8 cannot be told to make 256-bit operations here, or undefined. */
   noRevectorizer(): string | undefined;
   /** Does `act`, which must not wait for anything, under flags of V8. They are the process's, and are taken back at once. */

@@ -55,6 +55,11 @@ export const host: Host = {
   },
   turns: () => ({ next: (act) => void setImmediate(act), close: async () => {} }),
   memoryBytes: WASM32_BYTES,
+  availableBytes() {
+    const available: unknown = process.availableMemory?.(); // not in every version of Deno and Bun
+    return typeof available === 'number' && available > 0 ? available : undefined;
+  },
+  keptBytes: Number.POSITIVE_INFINITY,
   noRevectorizer,
   withFlags,
 };

@@ -51,6 +51,8 @@ export async function download(part: Part, store: Store, wanted: Wanted, options
   /** One answer of the server. @returns whether that was all */
   async function transfer(): Promise<boolean> {
     if (isWhole()) return true;
+    // Nothing would show that the rest is of the same file.
+    if (kept > 0 && stored.etag === undefined && wanted.sha256 === undefined) await restart();
     const answer = await ask(wanted.address, { ...options, headers: rangeHeaders(wanted.address, kept, stored.etag) });
     try {
       const { status } = answer;
@@ -70,7 +72,7 @@ export async function download(part: Part, store: Store, wanted: Wanted, options
         await restart();
         if (status === 206) return false;
       }
-      if (kept === 0) stored = { ...stored, size: wanted.size ?? range.size, etag: tag };
+      stored = { ...stored, size: stored.size ?? range.size, ...(kept === 0 && { etag: tag }) };
       await take(answer, range);
       return stored.size === undefined || isWhole();
     } finally {

@@ -21,7 +21,7 @@ export interface RetryOptions {
   readonly signal?: AbortSignal;
 }
 
-/** An answer with a status of 200 to 299, 304 or 416. */
+/** An answer with a status of 200 to 299, or 416. */
 export interface Answer {
   /** For messages: address of the last redirect, without a query. */
   readonly name: string;
@@ -93,7 +93,7 @@ export async function ask(from: URL, { headers, token, signal, timeoutMs }: AskO
     end();
     stop.abort(); // which a server that sends on and on is told as well
   };
-  if (!response.ok && status !== 304 && status !== 416) {
+  if (!response.ok && status !== 416) {
     cancel();
     throw refused(name, response, token !== undefined);
   }
@@ -208,7 +208,8 @@ function redirected(from: URL, location: string | null, status: number, hops: nu
   throw wrong(`a redirect from ${from.protocol} to ${to.protocol}, expected https:`);
 }
 
-function refused(name: string, { status, headers }: Response, hadToken: boolean): HubError {
+/** What a status says that is no answer. */
+export function refused(name: string, { status, headers }: Response, hadToken: boolean): HubError {
   const retryAfterMs = retryAfter(headers.get('retry-after'));
   const said = headers
     .get('x-error-message')

@@ -1,7 +1,7 @@
 import { stores } from '#store';
 import { openSource, type Source } from '../gguf/source.ts';
 import { HubError } from './error.ts';
-import { follow } from './http.ts';
+import { follow, refused, type Token } from './http.ts';
 import { accessOf, addressOf, findCached, openStore, type PullOptions, pull, type Remote } from './pull.ts';
 import { parseReference } from './reference.ts';
 
@@ -32,11 +32,7 @@ export async function openModel(
     if ('reference' in remote && !keeps) {
       const access = accessOf(options);
       const address = await addressOf(remote.reference, access);
-      const { token } = access;
-      return await openSource(address, {
-        signal,
-        fetch: async (url, init) => (await follow(url, init, token)).response,
-      });
+      return await openSource(address, { signal, fetch: (url, init) => range(url, init, access.token) });
     }
     const { key } = cached ?? (await pull(remote, options)).found;
     return await openSource(await (await openStore(options)).open(key), { signal });
@@ -47,6 +43,14 @@ export async function openModel(
       ...{ status, cause: error },
     });
   }
+}
+
+/** A part of a file of the hub. */
+async function range(url: URL, init: Parameters<typeof follow>[1], token: Token | undefined): Promise<Response> {
+  const { name, response } = await follow(url, init, token);
+  if (response.ok || response.status === 416) return response;
+  await response.body?.cancel();
+  throw refused(name, response, token !== undefined);
 }
 
 /** What is not opened as it is: a reference, and an address that is to be kept. */

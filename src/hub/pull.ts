@@ -10,7 +10,7 @@ import type { Found, Store } from './store.ts';
 /** Where models come from and are kept. */
 export interface HubOptions {
   /** Address of the hub. Default: HF_ENDPOINT of the environment, else https://huggingface.co. */
-  readonly endpoint?: string | URL;
+  readonly endpoint?: string;
   /** For private and gated models; told to the hub alone. '' is none. Default: HF_TOKEN of the environment. */
   readonly token?: string;
   /**
@@ -259,7 +259,7 @@ function cachedModel(store: Store, { key, stored, complete, bytes }: Found): Cac
 }
 
 function endpointOf({ endpoint }: HubOptions): URL {
-  const text = String(endpoint ?? (stores.environment('HF_ENDPOINT') || HUB));
+  const text = endpoint ?? (stores.environment('HF_ENDPOINT') || HUB);
   if (URL.canParse(text) && /^https?:$/.test(new URL(text).protocol)) return new URL(text);
   throw new RangeError(`endpoint: got ${JSON.stringify(text)}, expected an http or https address`);
 }

@@ -15,7 +15,7 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { homedir, hostname } from 'node:os';
-import { dirname, join, relative, sep } from 'node:path';
+import { dirname, join, relative, resolve, sep } from 'node:path';
 import { HubError } from './error.ts';
 import { pause } from './http.ts';
 import { type Found, type Hash, type Part, readStored, type Store, type Stored, type Stores } from './store.ts';
@@ -29,7 +29,7 @@ const LOOK_AGAIN_MS = 200;
 const READ_BYTES = 1 << 20;
 
 export const stores: Stores = {
-  open: async (folder) => openFolder(join(folder ?? (process.env.TERNLM_CACHE || platformFolder()), 'models')),
+  open: async (folder) => openFolder(resolve(folder ?? (process.env.TERNLM_CACHE || platformFolder()), 'models')),
   exists: async (path) => (await stat(path).catch(() => undefined)) !== undefined,
   environment: (name) => process.env[name],
 };
@@ -138,6 +138,7 @@ async function openPart(path: string, store: Store): Promise<Part> {
       await close();
       // Another file of the same name: whoever still writes into the old one, not knowing that the lock was lost, does no harm.
       await rm(partPath, { force: true });
+      await mkdir(dirname(path), { recursive: true });
       stored = next;
       bytes = 0;
       await writeFile(`${partPath}.json`, JSON.stringify(next)).catch(full);

@@ -1,99 +1,175 @@
-import type { Backend, KvType, Tensor, TernaryType } from '../backend/backend.ts';
+import type { Backend, KvType } from '../backend/backend.ts';
 import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
-import { blocks as q6k } from '../gguf/layouts/q6_k.ts';
-import { TERNARY } from '../gguf/layouts.ts';
+import { paramsBytes } from '../sampler.ts';
 import type { Config } from './config.ts';
-import { kvBlockBytes, kvBlocksOf } from './kv_cache.ts';
+import { BLOCK_SIZE, kvBlockBytes, kvBlocksOf, kvTableBytes } from './kv_cache.ts';
+import { planTensors } from './matrices.ts';
+import { programBytes, type StepLimits, stepBytes } from './step.ts';
+import { screenScratchBytes } from './weights.ts';
 
-/** What a model takes of a backend's memory, in bytes. */
-export interface Needs {
-  /** Matrices and norms of the layers, as they are computed with. */
-  readonly layers: number;
-  readonly head: number;
-  /** The embedding table, where it has to be there and is not the head as well. */
-  readonly embedding: number;
-  /** The copy that the head is screened with. */
-  readonly screen: number;
-  /** Keys and values of one sequence of the whole context, and the angles of its positions. */
-  readonly cache: number;
-  /** Activations of a step, and the largest tensor before it is repacked. */
-  readonly working: number;
-}
+/** What sizes hang on of a backend, which need not be open for it. */
+export type Sizing = Pick<
+  Backend,
+  'computes' | 'repacks' | 'limitBytes' | 'maxRepeats' | 'scratchBytes' | 'screenBytes'
+> & {
+  /** Of the CPU. */
+  readonly threads?: number;
+  readonly availableBytes?: number | undefined;
+};
 
+/** How a model is to lie on a backend. */
 export interface Wishes {
   readonly head: 'auto' | 'exact';
   readonly repack: 'auto' | 'none';
   readonly kv: KvType;
   readonly contextSize: number;
-  /** Rows and outs of a step. */
+  readonly parallel: number;
+  /** Of a step. */
   readonly rows: number;
-  readonly outs: number;
 }
 
-/** Bytes of a tensor where it is repacked; rows of I2_S are whole blocks of 128 there. */
-export function repackedBytes({ dims: [cols, rows] }: TensorInfo, type: TernaryType): number {
-  const { rowMultiple, sizeBytes } = TERNARY[type.toUpperCase() as Uppercase<TernaryType>];
-  return sizeBytes([Math.ceil(cols / rowMultiple) * rowMultiple, rows]);
+/** What a model takes of a backend's memory, in bytes, as it is allocated: each tensor in whole pieces of 64. */
+export interface Needs {
+  /** Matrices and norms outside the head, as they are computed with. */
+  readonly layers: number;
+  readonly head: number;
+  /** The embedding table, where it has to be there and is not the head as well. */
+  readonly embedding: number;
+  /** The copy that the head is screened with, and its bounds in a step; 0 where there is none. */
+  readonly screen: number;
+  /** Keys and values of `contextSize` positions: of so many blocks, each of so many bytes. */
+  readonly blocks: number;
+  readonly block: number;
+  /** A step's tensors, and the cache's tables. */
+  readonly working: number;
+  /** Beside the weights while they are loaded: the largest matrix before it is repacked, scratch of building a screen. */
+  readonly loading: number;
+  /** Beside all of it later: programs; of an embedding model what one text of `contextSize` tokens takes, up to all of them. */
+  readonly running: number;
 }
 
-/** What a model will take, before anything is read of it. */
-export function needsOf<T extends Tensor>(
-  header: GgufHeader,
-  c: Config,
-  backend: Pick<Backend<T>, 'repacks' | 'screenBytes' | 'maxRepeats'>,
-  { head, repack, kv, contextSize, rows, outs }: Wishes,
-): Needs {
-  const headTensor = c.headTensor === undefined ? undefined : header.tensors.get(c.headTensor);
-  let [layers, largest] = [0, 0];
-  for (const info of header.tensors.values()) {
-    if (info.dims.length === 1) layers += 4 * info.dims[0];
-    if (info.dims.length === 1 || !info.name.startsWith('blk.')) continue;
-    const to = repack === 'auto' ? backend.repacks[info.type.toLowerCase() as TernaryType] : undefined;
-    layers += to === undefined ? info.bytes : repackedBytes(info, to);
-    if (to !== undefined) largest = Math.max(largest, info.bytes);
-  }
-  const widest = Math.max(c.dim, c.heads * c.headDim, c.ffnDim);
-  // Of f32, from above: x and staged rows, q, k, v and attn (src/model/step.ts), ffn and six widths of scratch (scratchBytes);
-  // logits and the lower bounds of a screen. test/fit.test.ts holds it to what loading takes.
-  const activations = 4 * rows * (2 * c.dim + 4 * c.heads * c.headDim + 7 * widest) + 8 * outs * c.vocab;
-  const isApart = backend.maxRepeats > 1 && c.headTensor !== 'token_embd.weight';
+/** What one step takes at a time, of a model that is to generate. */
+export function stepLimits({ rows, parallel, contextSize }: Wishes): StepLimits {
+  return { maxRows: rows, maxOuts: parallel, paramsStride: paramsBytes(contextSize + 1) };
+}
+
+/** Backends allocate in pieces of 64 bytes, or smaller ones. */
+const taken = (bytes: number) => Math.ceil(Math.max(1, bytes) / 64) * 64;
+const sum = (all: Iterable<number>) => [...all].reduce((a, b) => a + b, 0);
+
+/** What a model will take, before anything but its header is read. */
+export function needsOf(header: GgufHeader, c: Config, backend: Sizing, wishes: Wishes): Needs {
+  const { head, repack, kv, contextSize, parallel, rows } = wishes;
+  const planned = planTensors(header, c, backend, repack);
+  const table = header.tensors.get('token_embd.weight') as TensorInfo;
+  const isThere = planned.some(({ info }) => info === table);
+  const bytesOf = (wanted: (name: string) => boolean) =>
+    sum(planned.filter(({ info }) => wanted(info.name)).map(({ bytes }) => taken(bytes)));
+  const isHead = (name: string) => name === c.headTensor;
+  const isTable = (name: string) => name === table.name && !isHead(name);
+
+  const generates = c.headTensor !== undefined;
+  // An embedding model has neither cache nor step until it is asked; then logits are hidden states, and all rows may be wanted.
+  const limits = generates ? stepLimits(wishes) : { maxRows: rows, maxOuts: rows, paramsStride: 64 };
+  const blocks = kvBlocksOf(contextSize);
+  const { staged, lower, ...always } = stepBytes(backend, c, blocks * BLOCK_SIZE, table.bytes / table.dims[1], limits);
+  const step =
+    sum(Object.values(always).map(taken)) + (isThere ? 0 : taken(staged)) + taken(kvTableBytes(contextSize, parallel));
+  const copy = generates && head === 'auto' ? backend.screenBytes(c.vocab, c.dim) : 0;
+  const beforeRepacked = planned.map(({ info, to }) => (to === undefined ? 0 : taken(info.bytes)));
+  const block = kvBlockBytes(c, kv);
   return {
-    layers,
-    head: headTensor?.bytes ?? 0,
-    embedding: isApart ? (header.tensors.get('token_embd.weight') as TensorInfo).bytes : 0,
-    screen: headTensor !== undefined && head === 'auto' ? backend.screenBytes(c.vocab, c.dim) : 0,
-    cache: headTensor === undefined ? 0 : kvBlocksOf(contextSize) * kvBlockBytes(c, kv) + 4 * contextSize * c.ropeDim,
-    working: activations + largest,
+    layers: bytesOf((name) => !isHead(name) && !isTable(name)),
+    head: bytesOf(isHead),
+    embedding: bytesOf(isTable),
+    screen: copy === 0 ? 0 : taken(copy) + taken(lower),
+    blocks: generates ? blocks : 0,
+    block,
+    working: generates ? step : 0,
+    loading:
+      Math.max(0, ...beforeRepacked) +
+      (copy === 0 ? 0 : taken(screenScratchBytes(backend, c.dim))) +
+      64 * planned.length + // programs that check and repack,
+      c.vocab / 16, // and one that builds the screen
+    running: generates ? programBytes(c) : programBytes(c) + step + blocks * block,
   };
 }
 
+/** How a model lies in a memory that may not hold all that is wished. */
+export interface Fit {
+  /** Whether the copy that the head is screened with is there. */
+  readonly screened: boolean;
+  /** Of the cache, for all sequences together. */
+  readonly blocks: number;
+  /** What is allocated when the model is loaded. */
+  readonly totalBytes: number;
+  /** What is allocated at most, now or then. */
+  readonly peakBytes: number;
+}
+
+/** With the screen, or without, which costs speed and no tokens; then as many blocks as there is room for. */
+function fitted(needs: Needs, limit: number, parallel: number, screen: number): Fit | undefined {
+  const { layers, head, embedding, blocks: least, block, working, loading, running } = needs;
+  const weights = layers + head + embedding + screen;
+  const room = limit - weights - working - running;
+  const blocks = least === 0 ? 0 : Math.min(least * parallel, Math.floor(room / block));
+  if (room < 0 || blocks < least || weights + loading > limit) return undefined;
+  const totalBytes = weights + working + blocks * block;
+  return { screened: screen > 0, blocks, totalBytes, peakBytes: Math.max(weights + loading, totalBytes + running) };
+}
+
 /**
- * How a model fits into `limit` bytes: as it is wished, or without the screen, which costs speed and no tokens.
- * @throws RangeError that tells what takes how much, and what would take less
+ * How a model fits into `limit` bytes: as it is wished, or without the screen, or with fewer positions than `parallel` whole
+ * contexts, but one of them at least; undefined where that is too much.
  */
-export function fitOf(
-  file: string,
-  c: Config,
-  needs: Needs,
-  limit: number,
-  contextSize: number,
-): 'all' | 'without screen' {
-  const { layers, head, embedding, screen, cache, working } = needs;
-  const least = layers + head + embedding + cache + working;
-  if (least + screen <= limit) return 'all';
-  if (least <= limit) return 'without screen';
-  const gb = (bytes: number) => `${(bytes / 1e9).toFixed(2)} GB`;
-  const left = limit - layers - head - embedding - working;
-  const positions = cache === 0 ? 0 : Math.floor((left * contextSize) / cache / 32) * 32;
-  const lessHead = head - (c.vocab * c.dim * q6k.bytes) / q6k.weights;
-  const advice = [
-    ...(positions > 0 ? [`a contextSize of ${positions} fits`] : []),
-    // Less would not be worth a conversion.
-    ...(lessHead > 1e8 ? [`a head in Q6_K takes ${gb(lessHead)} less (ternlm convert --embedding q6_k)`] : []),
+export function fitOf(needs: Needs, limit: number, parallel: number): Fit | undefined {
+  return fitted(needs, limit, parallel, needs.screen) ?? fitted(needs, limit, parallel, 0);
+}
+
+/** The least that a model takes, whether it fits or not. */
+export function leastOf(needs: Needs): Fit {
+  return fitted(needs, Number.POSITIVE_INFINITY, 1, 0) as Fit;
+}
+
+/** Whether nothing had to be left out. */
+export function isWhole(fit: Fit, needs: Needs, parallel: number): boolean {
+  return fit.screened === needs.screen > 0 && fit.blocks === needs.blocks * parallel;
+}
+
+/** What `fitOf` had to leave out, for people. */
+export function screenWarning({ screen }: Needs): string {
+  return `head: exact: memory does not hold the copy of ${size(screen)} that makes it faster`;
+}
+
+export function positionsWarning(blocks: number, { contextSize, parallel }: Pick<Wishes, 'contextSize' | 'parallel'>) {
+  return `memory holds ${blocks * BLOCK_SIZE} positions in all, not ${contextSize} for each of ${parallel} sequences`;
+}
+
+/**
+ * Where the system has less left than all takes: no reason to refuse, since the cache is taken as it fills, and a system may
+ * swap, drop what it caches, or get memory back from others; but it may as well end the process.
+ */
+export function systemWarnings(totalBytes: number, kvBytes: number, available: number | undefined): string[] {
+  if (available === undefined || totalBytes <= available) return [];
+  const takes = `the model takes ${size(totalBytes - kvBytes)}, and ${size(kvBytes)} more as its cache fills`;
+  return [`memory: the system has ${size(available)} left; ${takes}`];
+}
+
+/** What takes how much, of a model that does not fit. */
+export function needsText(needs: Needs, contextSize: number, limit: number): string {
+  const { layers, head, embedding, blocks, block, working, running } = needs;
+  const parts: [string, number][] = [
+    ['layers', layers],
+    ['head', head],
+    ['embedding', embedding],
+    [`cache of ${contextSize} positions`, blocks * block],
+    ['working memory', working + running],
   ];
-  throw new RangeError(
-    `${file}: does not fit: layers ${gb(layers)}, head ${gb(head)}, ` +
-      `${embedding > 0 ? `embedding ${gb(embedding)}, ` : ''}cache of ${contextSize} positions ${gb(cache)}, ` +
-      `working memory ${gb(working)}: ${gb(least)} of at most ${gb(limit)}${advice.map((text) => `; ${text}`).join('')}`,
-  );
+  const all = sum(parts.map(([, bytes]) => bytes));
+  const listed = parts.filter(([, bytes]) => bytes > 0).map(([name, bytes]) => `${name} ${size(bytes)}`);
+  return `${listed.join(', ')}: ${size(all)} of at most ${size(limit)}`;
+}
+
+export function size(bytes: number): string {
+  return bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : `${(bytes / 1e6).toFixed(2)} MB`;
 }

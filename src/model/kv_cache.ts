@@ -5,7 +5,7 @@ import type { Config } from './config.ts';
  * Positions in a block. A sequence wastes half a block on average: 16 positions, 1.2 MB of a 2B model. A head's keys of one
  * block, 32 of 128 halves, are 8 KiB in a row, which a long context waits for piece by piece (bench/LOG.md; not tuned).
  */
-const BLOCK_SIZE = 32;
+export const BLOCK_SIZE = 32;
 
 /** One sequence's place in the cache. */
 export interface KvSequence {
@@ -36,6 +36,11 @@ export function kvBlocksOf(context: number): number {
   return Math.ceil(context / BLOCK_SIZE);
 }
 
+/** Bytes of the tables that put the blocks of each sequence in order. */
+export function kvTableBytes(context: number, sequences: number): number {
+  return sequences * kvBlocksOf(context) * 4;
+}
+
 /**
  * Keys and values for up to `sequences` sequences of up to `context` positions each, in `blocks` that they share. The memory
  * is reserved here and, on the CPU, taken from the system only as positions are written.
@@ -56,7 +61,7 @@ export function createKvCache<T extends Tensor>(
   try {
     for (let layer = 0; layer < c.layers; layer++)
       owned.push(backend.alloc((blocks * kvBlockBytes(c, type)) / c.layers));
-    owned.push(backend.alloc(sequences * maxBlocks * 4));
+    owned.push(backend.alloc(kvTableBytes(context, sequences)));
   } catch (error) {
     free();
     throw error;

@@ -1,10 +1,44 @@
 import type { Backend, Matrix, Tensor, TernaryType, WeightType } from '../backend/backend.ts';
 import { GgufError } from '../gguf/error.ts';
-import type { TensorInfo } from '../gguf/header.ts';
+import type { GgufHeader, TensorInfo } from '../gguf/header.ts';
 import { readScale, TAIL_BYTES, tileText } from '../gguf/layouts/ternary.ts';
 import { TERNARY } from '../gguf/layouts.ts';
 import type { FoundTiles } from '../gguf/tiles.ts';
-import { repackedBytes } from './fit.ts';
+import type { Config } from './config.ts';
+
+/** A tensor of the file that goes into the backend's memory. */
+export interface PlannedTensor {
+  readonly info: TensorInfo;
+  /** What a matrix is repacked to. */
+  readonly to: TernaryType | undefined;
+  /** In the backend's memory; norms are f32 there. */
+  readonly bytes: number;
+}
+
+/** What loading puts into the backend's memory, in file order. */
+export function planTensors(
+  header: GgufHeader,
+  c: Config,
+  { repacks, maxRepeats }: Pick<Backend, 'repacks' | 'maxRepeats'>,
+  repack: 'auto' | 'none',
+): PlannedTensor[] {
+  const skipped = new Set(['rope_freqs.weight']);
+  if (c.headTensor !== 'output.weight') skipped.add('output.weight');
+  // One row a token is read from a table that is not the head.
+  if (c.headTensor !== 'token_embd.weight' && maxRepeats === 1) skipped.add('token_embd.weight');
+  const wanted = [...header.tensors.values()].filter((t) => !skipped.has(t.name)).sort((a, b) => a.at - b.at);
+  return wanted.map((info): PlannedTensor => {
+    if (info.dims.length === 1) return { info, to: undefined, bytes: 4 * info.dims[0] };
+    const to = repack === 'auto' ? repacks[info.type.toLowerCase() as TernaryType] : undefined;
+    return { info, to, bytes: to === undefined ? info.bytes : repackedBytes(info, to) };
+  });
+}
+
+/** Bytes of a tensor where it is repacked; rows of I2_S are whole blocks of 128 there. */
+function repackedBytes({ dims: [cols, rows] }: TensorInfo, type: TernaryType): number {
+  const { rowMultiple, sizeBytes } = TERNARY[type.toUpperCase() as Uppercase<TernaryType>];
+  return sizeBytes([Math.ceil(cols / rowMultiple) * rowMultiple, rows]);
+}
 
 /** A matrix in the backend's memory, and the tensor of the file that it is, or was repacked from. */
 export interface LoadedMatrix<T extends Tensor> {
@@ -17,12 +51,6 @@ export interface LoadedMatrix<T extends Tensor> {
 export function matrixOf<T extends Tensor>(info: TensorInfo, tensor: T, found: FoundTiles | undefined): Matrix<T> {
   const [cols, rows] = info.dims;
   return { type: info.type.toLowerCase() as WeightType, rows, cols, tensor, tiles: found?.tiles };
-}
-
-/** Memory for what `info` is repacked to. */
-export function repackedMatrix<T extends Tensor>(backend: Backend<T>, info: TensorInfo, type: TernaryType): Matrix<T> {
-  const [cols, rows] = info.dims;
-  return { type, rows, cols, tensor: backend.alloc(repackedBytes(info, type)) };
 }
 
 /**

@@ -51,6 +51,11 @@ export interface Stepper extends StepLimits {
 /** Shapes kept, 23 KB each for 30 layers (193 words a layer): one a number of decoding sequences, and those of the last pieces of prompts. */
 const MAX_SHAPES = 32;
 
+/** Most bytes of all programs of a model; rounded up (test/fit.test.ts holds it to some). */
+export function programBytes(c: Config): number {
+  return MAX_SHAPES * (1024 * c.layers + 2048);
+}
+
 interface Shape<T extends Tensor> {
   readonly program: Program;
   /** What is written before each start. */
@@ -72,6 +77,47 @@ function createSlot(bytes: number): Slot {
   const slot: Slot = { picks, whenDone() {}, onRun: (error) => slot.whenDone(error, view) };
   return slot;
 }
+
+type StepTensor =
+  | ('tokens' | 'staged' | 'pos' | 'sequence' | 'index' | 'rope' | 'x' | 'q' | 'k' | 'v' | 'attn' | 'ffn')
+  | ('logits' | 'scratch' | 'params' | 'picks' | 'lower');
+
+/**
+ * Bytes of the tensors of a step. `staged` is for embedding rows that the host puts there, `rowBytes` each, `lower` for a
+ * screened head: some models go without.
+ */
+export function stepBytes(
+  backend: Pick<Backend, 'scratchBytes'>,
+  c: Config,
+  context: number,
+  rowBytes: number,
+  { maxRows, maxOuts, paramsStride }: StepLimits,
+): Record<StepTensor, number> {
+  const attnDim = c.heads * c.headDim;
+  const kvDim = c.kvHeads * c.headDim;
+  return {
+    tokens: maxRows * 4,
+    staged: maxRows * rowBytes,
+    pos: maxRows * 4,
+    sequence: maxRows * 4,
+    index: maxOuts * 4,
+    rope: context * c.ropeDim * 4,
+    x: maxRows * c.dim * 4,
+    q: maxRows * attnDim * 4,
+    k: maxRows * kvDim * 4,
+    v: maxRows * kvDim * 4,
+    attn: maxRows * attnDim * 4,
+    ffn: maxRows * c.ffnDim * 4,
+    logits: maxOuts * widthOf(c) * 4,
+    scratch: backend.scratchBytes(maxRows, Math.max(c.dim, attnDim, c.ffnDim), c.headDim, c.vocab),
+    params: maxOuts * paramsStride,
+    picks: maxOuts * PICK_BYTES,
+    lower: maxOuts * c.vocab * 4,
+  };
+}
+
+/** Numbers that come out of a row: logits, or of a model without a head its hidden state. */
+const widthOf = (c: Config) => (c.headTensor === undefined ? c.dim : c.vocab);
 
 export function createStepper<T extends Tensor>(
   backend: Backend<T>,
@@ -95,28 +141,28 @@ export function createStepper<T extends Tensor>(
     }
   };
   const context = kv.cache.maxBlocks * kv.cache.blockSize;
-  const attnDim = c.heads * c.headDim;
-  const width = c.headTensor === undefined ? c.dim : c.vocab;
+  const width = widthOf(c);
+  const bytes = stepBytes(backend, c, context, rowBytes, limits);
   const a: Activations<T> = {
-    tokens: alloc(maxRows * 4),
-    table: embedding ?? alloc(maxRows * rowBytes),
-    places: { pos: alloc(maxRows * 4), sequence: alloc(maxRows * 4) },
-    index: alloc(maxOuts * 4),
-    rope: alloc(context * c.ropeDim * 4),
-    x: alloc(maxRows * c.dim * 4),
-    q: alloc(maxRows * attnDim * 4),
-    k: alloc(maxRows * c.kvHeads * c.headDim * 4),
-    v: alloc(maxRows * c.kvHeads * c.headDim * 4),
-    attn: alloc(maxRows * attnDim * 4),
-    ffn: alloc(maxRows * c.ffnDim * 4),
-    logits: alloc(maxOuts * width * 4),
-    scratch: alloc(backend.scratchBytes(maxRows, Math.max(c.dim, attnDim, c.ffnDim), c.headDim, c.vocab)),
+    tokens: alloc(bytes.tokens),
+    table: embedding ?? alloc(bytes.staged),
+    places: { pos: alloc(bytes.pos), sequence: alloc(bytes.sequence) },
+    index: alloc(bytes.index),
+    rope: alloc(bytes.rope),
+    x: alloc(bytes.x),
+    q: alloc(bytes.q),
+    k: alloc(bytes.k),
+    v: alloc(bytes.v),
+    attn: alloc(bytes.attn),
+    ffn: alloc(bytes.ffn),
+    logits: alloc(bytes.logits),
+    scratch: alloc(bytes.scratch),
   };
-  const paramsTensor = alloc(maxOuts * paramsStride);
-  const picksTensor = alloc(maxOuts * PICK_BYTES);
+  const paramsTensor = alloc(bytes.params);
+  const picksTensor = alloc(bytes.picks);
   const screen = w.screen && {
     copy: w.screen,
-    lower: alloc(maxOuts * c.vocab * 4),
+    lower: alloc(bytes.lower),
     params: paramsTensor,
     stride: paramsStride,
   };
@@ -151,9 +197,9 @@ export function createStepper<T extends Tensor>(
       [a.index, bytesOf(index, outs)],
     ];
     if (sample) inputs.push([paramsTensor, params.subarray(0, outs * paramsStride)]);
-    const bytes = outs * PICK_BYTES;
+    const picked = outs * PICK_BYTES;
     const resultsIn = ({ picks }: Slot): Results<T> | undefined =>
-      sample ? { from: picksTensor, bytes, into: picks.subarray(0, maxRepeats * bytes) } : undefined;
+      sample ? { from: picksTensor, bytes: picked, into: picks.subarray(0, maxRepeats * picked) } : undefined;
     return { program, inputs, results: [resultsIn(slots[0]), resultsIn(slots[1])] };
   }
 

@@ -8,7 +8,7 @@ import type { Source } from '../gguf/source.ts';
 import { isTiled, type TilesOption, tilesOf } from '../gguf/tiles.ts';
 import type { Config } from './config.ts';
 import type { LayerWeights, ModelWeights } from './forward.ts';
-import { checkTernary, type LoadedMatrix, matrixOf, repackedMatrix } from './matrices.ts';
+import { checkTernary, type LoadedMatrix, matrixOf, type PlannedTensor, planTensors } from './matrices.ts';
 
 /** Bytes of tensors read so far, of all that will be. */
 export interface LoadProgress {
@@ -64,6 +64,9 @@ export interface LoadOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Among the tensors, a matrix before it is repacked; no name of a file, as those are not empty. */
+const STAGED = '';
+
 /**
  * Reads the tensors of a checked file, in file order, straight into the backend's memory.
  *
@@ -89,19 +92,16 @@ export async function loadWeights<T extends Tensor>(
   const free = () => {
     for (const tensor of tensors.values()) backend.free(tensor);
   };
-  const skipped = new Set(['rope_freqs.weight']);
-  if (c.headTensor !== 'output.weight') skipped.add('output.weight');
-  if (c.headTensor !== 'token_embd.weight' && backend.maxRepeats === 1) skipped.add('token_embd.weight');
-  const wanted = [...header.tensors.values()].filter((t) => !skipped.has(t.name)).sort((a, b) => a.at - b.at);
-  const totalBytes = wanted.reduce((sum, t) => sum + t.bytes, 0);
+  const planned = planTensors(header, c, backend, repack);
+  const totalBytes = planned.reduce((sum, { info }) => sum + info.bytes, 0);
   let loadedBytes = 0;
-  checkComputed(backend, wanted, repack, source.name);
+  checkComputed(backend, planned, repack, source.name);
 
   try {
-    for (const info of wanted) {
+    for (const { info, to, bytes } of planned) {
       const where = `${source.name}: tensor '${info.name}'`;
       if (info.dims.length === 1) {
-        const tensor = backend.alloc(4 * info.dims[0]);
+        const tensor = backend.alloc(bytes);
         tensors.set(info.name, tensor);
         const packed = new Uint8Array(info.bytes);
         await source.read(info.at, packed);
@@ -111,8 +111,11 @@ export async function loadWeights<T extends Tensor>(
       } else {
         const blocks = layoutOf(info.type)?.blocks;
         const tiles = isTiled(info.type) ? tilesOf(info.type, info.dims, header.metadata, where, layout) : undefined;
-        const tensor = backend.alloc(info.bytes);
-        tensors.set(info.name, tensor);
+        // What stays comes first: what is freed behind it leaves no hole.
+        const kept = backend.alloc(bytes);
+        tensors.set(info.name, kept);
+        const tensor = to === undefined ? kept : backend.alloc(info.bytes);
+        if (to !== undefined) tensors.set(STAGED, tensor);
         await backend.fill(tensor, async (at, into) => {
           signal?.throwIfAborted();
           await source.read(info.at + at, into);
@@ -124,16 +127,12 @@ export async function loadWeights<T extends Tensor>(
         });
         const matrix = matrixOf(info, tensor, tiles);
         matrices.set(info.name, { info, matrix, tiles });
-        const type = backend.repacks[matrix.type as TernaryType];
-        if (repack === 'auto' && type !== undefined) {
-          const to = repackedMatrix(backend, info, type);
-          tensors.set(info.name, to.tensor);
-          try {
-            await checkTernary(backend, [{ info, matrix }], source.name, to);
-          } finally {
-            backend.free(tensor);
-          }
-          matrices.set(info.name, { info, matrix: to, tiles });
+        if (to !== undefined) {
+          const repacked = { type: to, rows: matrix.rows, cols: matrix.cols, tensor: kept };
+          await checkTernary(backend, [{ info, matrix }], source.name, repacked);
+          tensors.delete(STAGED);
+          backend.free(tensor);
+          matrices.set(info.name, { info, matrix: repacked, tiles });
         }
       }
       signal?.throwIfAborted();
@@ -184,18 +183,23 @@ function oddity({ type, at: tensorAt }: TensorInfo, piece: Uint8Array, at: numbe
 
 /** @throws RangeError where no op takes a ternary layout of the file as it will be in memory */
 function checkComputed<T extends Tensor>(
-  { name, computes, repacks }: Backend<T>,
-  all: readonly TensorInfo[],
+  { name, computes }: Backend<T>,
+  all: readonly PlannedTensor[],
   repack: 'auto' | 'none',
   file: string,
 ): void {
-  for (const { type } of all) {
+  for (const { info, to } of all) {
+    const { type } = info;
     if (!Object.hasOwn(TERNARY, type)) continue;
-    const own = type.toLowerCase() as TernaryType;
-    if (computes.includes((repack === 'auto' ? repacks[own] : undefined) ?? own)) continue;
+    if (computes.includes(to ?? (type.toLowerCase() as TernaryType))) continue;
     const only = `${name} computes only with ${computes.join(', ').toUpperCase()}; ${file} has ${type}`;
     throw new RangeError(repack === 'none' ? `repack: 'none', but ${only}` : only);
   }
+}
+
+/** Bytes that building a screen takes beside it. */
+export function screenScratchBytes({ scratchBytes }: Pick<Backend, 'scratchBytes'>, cols: number): number {
+  return scratchBytes(1, cols, 1, 1);
 }
 
 /** The copy that the head is screened with, if there is any gain in one; it is freed with the tensors. */
@@ -214,7 +218,7 @@ async function buildScreen<T extends Tensor>(
     throw new RangeError(`${without}; ${(error as Error).message}`, { cause: error });
   }
   tensors.set('screen', copy);
-  const scratch = backend.alloc(backend.scratchBytes(1, w.cols, 1, 1));
+  const scratch = backend.alloc(screenScratchBytes(backend, w.cols));
   const program = backend.record(() => backend.ops.buildScreen({ w, copy, scratch }));
   try {
     await backend.run(program);

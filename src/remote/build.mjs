@@ -30,7 +30,7 @@ await copyFile(`${root}/src/remote/engine_source.d.ts`, `${root}/dist/remote/eng
 /** The page's own thread takes the engine from that text, too. */
 const engineFromText = {
   name: 'engine-from-text',
-  resolveId: (id) => (id.endsWith('/load_model.js') ? `${root}/dist/remote/here.js` : undefined),
+  resolveId: (id) => (id.endsWith('/local.js') ? `${root}/dist/remote/here.js` : undefined),
 };
 await writeFile(`${root}/dist/ternlm.js`, await bundled('index.js', { format: 'es', plugins: [engineFromText] }));
 await writeFile(`${root}/dist/ternlm.d.ts`, "export * from './index.js';\n");

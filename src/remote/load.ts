@@ -1,4 +1,5 @@
 // loadModel in a browser: in a page the engine runs in a worker, so that the page stays at hand.
+import type { EstimateOptions, MemoryEstimate } from '../estimate.ts';
 import { parseReference } from '../hub/reference.ts';
 import type { LoadModelOptions, Model, ModelInput } from '../load_model.ts';
 import type { Connection, Events } from './client.ts';
@@ -9,11 +10,17 @@ export async function loadModel(input: ModelInput, options: LoadModelOptions = {
   const isPage = typeof document === 'object' && typeof Worker === 'function';
   const { backend, worker = isPage && backend === undefined } = options;
   const file = typeof input === 'string' ? resolved(input) : input;
-  if (!worker || !isPage) return (await import('../load_model.ts')).loadModel(file, options);
+  if (!worker || !isPage) return (await import('../local.ts')).loadModel(file, options);
   if (backend !== undefined)
     throw new RangeError('worker: a backend computes where it was opened, expected no `backend`');
   const [{ remoteModel }, { engineSource }] = await Promise.all([import('./client.ts'), import('./engine_source.js')]);
   return remoteModel((events) => startWorker(`${engineSource};engine.serve(self);`, events), file, options);
+}
+
+/** As estimate of ../estimate.ts. */
+export async function estimate(input: ModelInput, options?: EstimateOptions): Promise<MemoryEstimate> {
+  const file = typeof input === 'string' ? resolved(input) : input;
+  return (await import('../local.ts')).estimate(file, options);
 }
 
 /** A model of the hub as it is, an address relative to the page, or to the script of a worker. */

@@ -5,6 +5,9 @@ import { loadModel, type Model, type ModelInfo, type ModelInput, type Prompt } f
 import type { LoadProgress } from '../model/weights.ts';
 import { type Answer, buffersOf, plainError, type Question, UNREAD } from './protocol.ts';
 
+export { estimate } from '../estimate.ts';
+export { plainError };
+
 /** A worker's own scope, or a MessagePort. */
 export interface Port {
   postMessage(message: Answer, transfer: Transferable[]): void;

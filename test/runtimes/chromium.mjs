@@ -3,6 +3,7 @@ import { cp, readFile, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { extname, join } from 'node:path';
 import { chromium, load } from './install.mjs';
+import { EXIT_MS } from './run.mjs';
 
 const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.mjs': 'text/javascript', '.css': 'text/css' };
 const ISOLATION = { 'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp' };
@@ -86,7 +87,8 @@ export async function inPage(url, act) {
 function row(isolated) {
   return {
     name: isolated ? 'chromium-isolated' : 'chromium',
-    title: isolated ? 'Chromium, isolated' : 'Chromium',
+    title: 'Chromium',
+    variant: isolated ? ', isolated' : '',
     async run({ shared, installed }) {
       const cwd = await shared('page', async () => {
         const cwd = await installed();
@@ -114,9 +116,11 @@ async function exerciseIn(page, isolated) {
   const told = result.warnings.some((text) => /isolated/.test(text));
   if (told === isolated) throw new Error(`info.warnings: ${JSON.stringify(result.warnings)}`);
   if (isolated !== result.threads > 1) throw new Error(`${result.threads} threads`);
-  // A page does not end; what it started for the model has to.
+  // A page does not end; what it started for the model has to, soon, as word of it takes its time.
+  const end = performance.now() + EXIT_MS;
+  while (page.workers().length > 0 && performance.now() < end) await page.waitForTimeout(10);
   const left = page.workers().length;
-  return { ...result, exits: left === 0 ? 'ok' : `${left} workers are left behind dispose` };
+  return { ...result, exits: left === 0 ? 'ok' : `${left} workers are left ${EXIT_MS / 1000} s after dispose` };
 }
 
 export const pages = [row(true), row(false)];

@@ -15,6 +15,7 @@ import { npm } from './publish.mjs';
  * @typedef {object} Row
  * @property {string} name on the command line
  * @property {string} title in the table
+ * @property {string} [variant] what follows the version there
  * @property {(context: Context) => Promise<object>} run gives the cells of a line, of which a verdict is 'ok' or says what went
  *   wrong, or `{ skipped: reason }`; throws where there is no result
  */

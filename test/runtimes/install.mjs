@@ -9,7 +9,7 @@ const folder = join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'te
 const modules = join(folder, 'node_modules');
 const LOCK = 'package-lock.json';
 
-/** Installs what is not there yet: 1.2 GB. */
+/** Installs what is not there yet. */
 export async function installRuntimes() {
   const machine = `${process.platform} ${process.arch}`;
   if (machine !== 'linux x64')
@@ -19,6 +19,7 @@ export async function installRuntimes() {
   const stamp = join(folder, 'installed.json');
   const lock = join(import.meta.dirname, LOCK);
   if (text(stamp) === text(lock)) return;
+  process.stderr.write(`installing runtimes into ${folder} (1.2 GB)\n`);
   await mkdir(folder, { recursive: true });
   for (const name of ['package.json', LOCK]) await cp(join(import.meta.dirname, name), join(folder, name));
   await npm(['ci', '--ignore-scripts', '--no-audit', '--no-fund'], { cwd: folder });
@@ -36,6 +37,7 @@ export const programs = {
   node: (major) => at(`node${major}/bin/node`),
   deno: at('@deno/linux-x64-glibc/deno'),
   bun: at('@oven/bun-linux-x64/bin/bun'),
+  esbuild: at('esbuild/bin/esbuild'),
   workerd: at('@cloudflare/workerd-linux-64/bin/workerd'),
   vite: at('vite/bin/vite.js'),
   publint: at('publint/src/cli.js'),

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pages } from './chromium.mjs';
 import { createContext } from './context.mjs';
+import { edge } from './edge.mjs';
 import { installRuntimes } from './install.mjs';
 import { packageChecks } from './package_checks.mjs';
 import { processes } from './processes.mjs';
@@ -32,8 +33,8 @@ const SECTIONS = [
     rows: [...processes, ...workers, ...pages],
     told: ['runtime', 'threads', 'kernels'],
     verdicts: ['tokens', 'streams', 'aborts', 'disposes', 'exits'],
-    line: ({ title }, { version, threads, tier, perSecond, ...seen }) => ({
-      ...{ runtime: [title, version].join(' ').trim(), threads, kernels: tier },
+    line: ({ title, variant = '' }, { version = '', threads, tier, perSecond, ...seen }) => ({
+      ...{ runtime: `${`${title} ${version}`.trim()}${variant}`, threads, kernels: tier },
       'tok/s': perSecond ? perSecond.toFixed(0) : undefined,
       ...{ ...seen, tokens: seen.greedy && compare(seen) },
     }),
@@ -44,6 +45,13 @@ const SECTIONS = [
     told: ['project', 'seen'],
     verdicts: ['ok'],
     line: ({ title }, { seen, ok = 'ok' }) => ({ project: title, seen, ok }),
+  },
+  {
+    title: 'At the edge: demo/edge in workerd',
+    rows: edge,
+    told: ['check', 'seen'],
+    verdicts: ['ok'],
+    line: ({ title }, { seen, ok = 'ok' }) => ({ check: title, seen, ok }),
   },
 ];
 

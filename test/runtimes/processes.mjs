@@ -46,6 +46,9 @@ const nodes = [20, 22, 24, 26].flatMap((major) =>
   })),
 );
 
+/** All that the library asks for. */
+export const DENO = ['--allow-read', '--no-prompt'];
+
 const denos = withThreads((threads) => ({
   name: nameOf('deno', threads),
   title: 'Deno',
@@ -56,7 +59,7 @@ const denos = withThreads((threads) => ({
       await runOk(programs.deno, ['cache', 'main.mjs'], { cwd, env });
       return cwd;
     });
-    const result = await runProgram(programs.deno, ['run', '-A', 'main.mjs', ...(threads ?? [])], { cwd, env });
+    const result = await runProgram(programs.deno, ['run', ...DENO, 'main.mjs', ...(threads ?? [])], { cwd, env });
     return { ...result, version: versionOf('@deno/linux-x64-glibc') };
   },
 }));

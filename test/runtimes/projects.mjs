@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { demoModel, loadModel } from '../../dist/index.js';
 import { inPage, pageOf, serve } from './chromium.mjs';
 import { programs } from './install.mjs';
+import { DENO } from './processes.mjs';
 import { npm, root } from './publish.mjs';
 import { runOk, startServer } from './run.mjs';
 import { serveWorker } from './workerd.mjs';
@@ -56,7 +57,7 @@ const script = (title, command, add, given = (code) => code) => ({
 
 const node = script('Node', [process.execPath], ({ cwd, env }) => npm(['install', 'ternlm'], { cwd, env }));
 const bun = script('Bun', [programs.bun], ({ cwd, env }) => runOk(programs.bun, ['add', 'ternlm'], { cwd, env }));
-const deno = script('Deno', [programs.deno, 'run', '-A', '--quiet'], undefined, (code) =>
+const deno = script('Deno', [programs.deno, 'run', ...DENO, '--quiet'], undefined, (code) =>
   code.replace("'ternlm'", "'npm:ternlm'"),
 );
 

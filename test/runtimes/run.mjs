@@ -1,8 +1,8 @@
 // A program of a runtime, as a process.
 import { spawn } from 'node:child_process';
 
-/** How long a program that has printed its result may take to end. */
-const EXIT_MS = 10_000;
+/** How long what has given its result may take to end. */
+export const EXIT_MS = 10_000;
 
 /**
  * Runs a program to its end, or to the limit. It is killed where it prints what begins a line with '{' and then does not end.
@@ -59,7 +59,8 @@ const START_MS = 30_000;
  * @param {string} command
  * @param {readonly string[]} args
  * @param {{ cwd: string, where: RegExp }} options
- * @returns {Promise<{ found: string, said(): string, close(): Promise<void> }>} what the first group of `where` matched
+ * @returns {Promise<{ found: string, pid: number, said(): string, close(): Promise<number | null> }>} what the first group of
+ *   `where` matched; `close` gives what it ended with
  */
 export async function startServer(command, args, { cwd, where }) {
   const child = spawn(command, args, {
@@ -84,10 +85,11 @@ export async function startServer(command, args, { cwd, where }) {
   clearTimeout(timer);
   return {
     found,
+    pid: child.pid,
     said: () => said,
-    async close() {
+    close() {
       child.kill();
-      await ended;
+      return ended;
     },
   };
 }

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { demoModel, type GenerateOptions, loadModel, type Model } from '../../../dist/index.js';
+import { demoModel, estimate, type GenerateOptions, loadModel, type Model } from '../../../dist/index.js';
 import { openDevice } from '../dist/device.js';
 import { webgpu } from '../dist/index.js';
 
@@ -66,6 +66,16 @@ describe.each(Object.entries(MODELS))('%s', (_name, file) => {
     const expected = await cpu.complete(PROMPTS[0], options);
     expect(expected.tokens.length).toBe(maxTokens);
     expect((await gpu.complete(PROMPTS[0], options)).tokens).toEqual(expected.tokens);
+  });
+
+  it('takes the memory that was estimated', async () => {
+    const backend = await webgpu({ device, selfTest: false });
+    const { totalBytes, fits } = await estimate(file, { backend });
+    await backend.dispose();
+    expect(fits).toBe('yes');
+    // Buffers are allocated in pieces of 16 bytes, not 64.
+    expect(totalBytes).toBeGreaterThanOrEqual(gpu.info.memoryBytes);
+    expect(totalBytes).toBeLessThan(1.001 * gpu.info.memoryBytes);
   });
 
   it('has its logits', async () => {

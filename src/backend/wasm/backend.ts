@@ -15,6 +15,7 @@ import {
 import { instantiate } from './abi.ts';
 import { createMemory, MAX_THREADS, type WasmTensor } from './memory.ts';
 import { inlinePool, workerPool } from './pool.ts';
+import { align, sizingOf, type WasmSizing, weightCodes } from './sizes.ts';
 import { chooseTier, type Dot, kernelsNamed, type Tier, type TierChoice } from './tier.ts';
 
 export interface WasmOptions {
@@ -32,10 +33,9 @@ export interface WasmOptions {
   readonly kernels?: KernelsName;
 }
 
-export interface WasmBackend extends Backend<WasmTensor> {
+export interface WasmBackend extends Backend<WasmTensor>, WasmSizing {
   readonly tier: Tier;
   readonly dot: Dot;
-  readonly threads: number;
   /** Why there are fewer threads than there could be, or undefined. */
   readonly whyFewer: string | undefined;
   /** Why this tier, a line for each that was looked at. */
@@ -67,43 +67,41 @@ const NO_TILES = { rows: 0, cols: 0, sub: 0 };
 /** What `repack` can do. */
 const REPACKS: readonly string[] = ['tl1 to i2_s', 'tl2 to i2_s', 'tq1_0 to tq2_0'];
 
-/** Forms of one batch that an op prepares: those of q, k and v, where each has a norm of its own. */
-const MAX_PREPARED = 3;
-
-const align = (bytes: number) => Math.ceil(bytes / 64) * 64;
-
-/**
- * One row of 2560 x 6912, one thread, GMAC/s of i2_s and tl2 (tl1 is slower than both from memory): `simd` 24 and 27 in cache,
- * 15.6 and 17.4 from memory, where tl2 has a sixth less to read; `relaxed` 56 and 32, 23 and 19 (Xeon with other work on it, Node
- * 20 and 24, November 2026). Batches are quicker from codes on every tier; on `simd` they give way, as most that a model
- * computes is one row.
- */
-function repacksOf(tier: Tier): Backend['repacks'] {
-  const all = { tl1: 'i2_s', tl2: 'i2_s', tq1_0: 'tq2_0' } as const;
-  return tier === 'simd' ? { ...all, tl2: undefined } : all;
-}
-
 /**
  * CPU kernels in WebAssembly. Ops become commands of a program (assembly/program.ts) in linear memory that every thread
  * walks; the host writes only positions and lengths between two runs.
  */
 export async function wasmBackend(options: WasmOptions = {}): Promise<WasmBackend> {
+  const { choice, threads, whyFewer } = await chosen(options);
+  return backendOver(choice, threads, whyFewer);
+}
+
+/** What sizes hang on of the backend that these options open; no thread is started. */
+export async function wasmSizing(options: WasmOptions = {}): Promise<WasmSizing> {
+  const { choice, threads } = await chosen(options);
+  const { memory } = createMemory(choice.shared);
+  return sizingOf(instantiate(choice.module, memory, 0), choice.tier, threads);
+}
+
+async function chosen(
+  options: WasmOptions,
+): Promise<{ choice: TierChoice; threads: number; whyFewer: string | undefined }> {
   const wished = options.threads ?? (await host.defaultThreads());
   if (!Number.isInteger(wished) || wished < 1 || wished > MAX_THREADS) {
     throw new RangeError(`threads: got ${wished}, expected a whole number from 1 to ${MAX_THREADS}`);
   }
-  const hindrance = wished > 1 ? host.whyOneThread() : undefined;
-  if (hindrance !== undefined && options.threads !== undefined) {
-    throw new RangeError(`threads: got ${wished}, expected 1: ${hindrance}`);
+  const whyFewer = wished > 1 ? host.whyOneThread() : undefined;
+  if (whyFewer !== undefined && options.threads !== undefined) {
+    throw new RangeError(`threads: got ${wished}, expected 1: ${whyFewer}`);
   }
-  const threads = hindrance === undefined ? wished : 1;
+  const threads = whyFewer === undefined ? wished : 1;
   const { tier = 'auto', revectorize = tier === 'revec' } = options;
   const open = (candidate: TierChoice) => backendOver(candidate, 1);
   const choice =
     options.kernels === undefined
       ? await chooseTier(tier, revectorize, threads > 1, open)
       : await kernelsNamed(options.kernels, threads > 1);
-  return backendOver(choice, threads, hindrance);
+  return { choice, threads, whyFewer };
 }
 
 /** The backend of one module, which has to be one for shared memory where there are threads. */
@@ -120,20 +118,7 @@ export async function backendOver(
     threads === 1 ? inlinePool(kernels, copy) : await workerPool(module, memory.memory, kernels, threads, copy);
 
   const code = Object.fromEntries(CODES.map((name) => [name, kernels[name].value])) as Record<Code, number>;
-  const weightCode: Record<WeightType, number> = {
-    i2_s: kernels.I2_S.value,
-    tq1_0: kernels.TQ1_0.value,
-    tq2_0: kernels.TQ2_0.value,
-    f16: kernels.F16.value,
-    bf16: kernels.BF16.value,
-    f32: kernels.F32.value,
-    q8_0: kernels.Q8_0.value,
-    q6_k: kernels.Q6_K.value,
-    tl1: kernels.TL1.value,
-    tl2: kernels.TL2.value,
-    q4_0: kernels.Q4_0.value,
-  };
-
+  const weightCode = weightCodes(kernels);
   const activationCode: Record<Activation, number> = { relu2: code.RELU2, silu: code.SILU, gelu: code.GELU };
 
   let words: number[] | undefined;
@@ -157,7 +142,8 @@ export async function backendOver(
   /** What rows are prepared for: large batches of tl1 and tl2 are computed as i2_s. */
   const preparedFor = (type: WeightType, rows: number): WeightType =>
     isTl(type) && rows >= kernels.LOOKUP_ROWS.value ? 'i2_s' : type;
-  const rowBytes = (cols: number, type: WeightType) => kernels.preparedBytes(cols, weightCode[type]);
+  const sizing = sizingOf(kernels, tier, threads);
+  const { rowBytes, rescoreBytes } = sizing;
 
   /**
    * Normalised rows for a matmul, into scratch; returns the address of the prepared rows. With input norms, one for each of
@@ -231,9 +217,6 @@ export async function backendOver(
     );
   }
 
-  /** Of each thread: a heap, and a row of the head. */
-  const rescoreBytes = (cols: number) => kernels.HEAP.value * 8 + align(cols * 4);
-
   function alike(op: string, ...matrices: Matrix<WasmTensor>[]): void {
     const [first, ...others] = matrices;
     for (const w of others) {
@@ -245,7 +228,7 @@ export async function backendOver(
     }
   }
 
-  /** Of `repack`, from its first call on. */
+  /** Of `repack`, in the program that is recorded; freed with it. */
   let repackScratch: WasmTensor | undefined;
   const checkTl = ({ type, tensor, rows, cols, tiles = NO_TILES }: Matrix<WasmTensor>, found: number) =>
     command(code.CHECK_TL, weightCode[type], tensor.at, rows, cols, tiles.cols, found);
@@ -371,12 +354,9 @@ export async function backendOver(
 
   return {
     name: `wasm ${tier}, ${threads} ${threads === 1 ? 'thread' : 'threads'}`,
-    computes: ['i2_s', 'tl1', 'tl2', 'tq1_0', 'tq2_0'],
-    repacks: repacksOf(tier),
-    maxRepeats: 1,
+    ...sizing,
     tier,
     dot,
-    threads,
     whyFewer,
     why,
     alloc: (bytes) => memory.alloc(bytes),
@@ -388,17 +368,6 @@ export async function backendOver(
       }
     },
     read: memory.read,
-    scratchBytes(rows, cols, headDim, vocab) {
-      const widest = Math.max(...(['i2_s', 'f32'] as const).map((type) => rowBytes(cols, type)));
-      const lookups = Math.min(rows, kernels.LOOKUP_ROWS.value - 1);
-      const matmul =
-        2 * align(rows * cols * 4) +
-        MAX_PREPARED * align(Math.max(rows * widest, lookups * rowBytes(cols, 'tl1'))) +
-        threads * Math.max(rescoreBytes(cols), kernels.linearScratchBytes(cols, rows));
-      const thread = align(Math.max(kernels.attentionScratchBytes(headDim), kernels.sampleScratchBytes(vocab)));
-      return Math.max(matmul, threads * thread);
-    },
-    screenBytes: (rows, cols) => kernels.screenBytes(rows, cols) >>> 0,
     ops,
     record(build) {
       if (words !== undefined) throw new Error('record() inside record()');
@@ -408,10 +377,18 @@ export async function backendOver(
         const bytes = new Uint8Array(Int32Array.from([...words, 0]).buffer);
         const list = memory.alloc(bytes.length);
         memory.view(list, 0, bytes.length).set(bytes);
-        const program: WasmProgram = { list, free: () => memory.free(list) };
+        const scratch = repackScratch;
+        repackScratch = undefined;
+        const free = () => {
+          memory.free(list);
+          if (scratch !== undefined) memory.free(scratch);
+        };
+        const program: WasmProgram = { list, free };
         return program;
       } finally {
         words = undefined;
+        if (repackScratch !== undefined) memory.free(repackScratch);
+        repackScratch = undefined;
       }
     },
     run: (program) => promised((done) => pool.run((program as WasmProgram).list.at, undefined, done)),
@@ -420,7 +397,6 @@ export async function backendOver(
       pool.run((program as WasmProgram).list.at, results, done);
     },
     dispose: () => pool.close(),
-    limitBytes: memory.limitBytes,
     memoryUsed: memory.used,
   };
 }

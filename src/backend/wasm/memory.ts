@@ -28,6 +28,8 @@ const MODULE_PAGES = 65_536;
 export const MAX_THREADS: number = 256;
 /** Barrier, start signal and, from 4096 on, 1 KiB for each of MAX_THREADS lie below; see assembly/program.ts and lanes.ts. */
 const FIRST = 5 * PAGE;
+/** Most bytes that can be allocated. */
+export const LIMIT_BYTES: number = MAX_PAGES * PAGE - FIRST;
 
 /** Up to so many bytes are copied one by one: a step's picks are fewer, and a view for them would be garbage. */
 const FEW_BYTES = 256;
@@ -45,6 +47,8 @@ export function createMemory(shared: boolean): LinearMemory {
   const live = new Map<number, number>();
   let bytes = new Uint8Array(memory.buffer);
   let top = FIRST;
+  /** Bytes from here on were never used, so they are 0. */
+  let fresh = FIRST;
   let allocated = 0;
 
   /** Grows so that addresses below `end` exist. */
@@ -80,11 +84,12 @@ export function createMemory(shared: boolean): LinearMemory {
         piece.at += size;
         piece.bytes -= size;
         if (piece.bytes === 0) free.splice(i, 1);
-        bytes.fill(0, at, at + size);
       } else {
         reach(top + size);
         top += size;
       }
+      bytes.fill(0, at, Math.min(at + size, fresh));
+      fresh = Math.max(fresh, at + size);
       allocated += size;
       live.set(at, size);
       return { at, bytes: wanted };
@@ -104,6 +109,12 @@ export function createMemory(shared: boolean): LinearMemory {
           free.splice(j + 1, 1);
         }
       }
+      // So that what is there for a while, as a matrix before it is repacked, leaves no hole.
+      const last = free.at(-1);
+      if (last !== undefined && last.at + last.bytes === top) {
+        top = last.at;
+        free.pop();
+      }
     },
     write(tensor, at, from) {
       check(tensor, at, from.length);
@@ -119,7 +130,7 @@ export function createMemory(shared: boolean): LinearMemory {
       check(tensor, at, count);
       return bytes.subarray(tensor.at + at, tensor.at + at + count);
     },
-    limitBytes: MAX_PAGES * PAGE - FIRST,
+    limitBytes: LIMIT_BYTES,
     used: () => ({ allocated, held: memory.buffer.byteLength }),
   };
 }

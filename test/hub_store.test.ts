@@ -1,0 +1,146 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { rolldown } from 'rolldown';
+import { expect, test } from 'vitest';
+import { openSource } from '../dist/gguf/source.js';
+import type { Store } from '../dist/hub/store.js';
+import { stores } from '../dist/hub/store_node.js';
+import { stores as none } from '../dist/hub/store_none.js';
+import { type HubServer, type Seen, sha256Of, startHub } from './hub_server.js';
+
+// The stores by one contract: a folder here, OPFS in Chromium, which pulls and loads a model as well.
+
+const here = fileURLToPath(new URL('.', import.meta.url));
+const model = new Uint8Array(readFileSync(join(here, 'golden/models/tiny-bitnet-b1.58-i2_s.gguf')));
+const CONTRACT: string = './store_contract.js';
+const chromium = ['/usr/bin/chromium-headless-shell', '/usr/bin/chromium', '/usr/bin/google-chrome'].find(existsSync);
+
+test('a folder', async () => {
+  const { storeContract } = (await import(CONTRACT)) as {
+    storeContract(store: Store | undefined, open: typeof openSource): Promise<void>;
+  };
+  const folder = mkdtempSync(join(tmpdir(), 'ternlm-store-'));
+  try {
+    await storeContract(await stores.open(folder), openSource);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test('nothing', async () => {
+  expect(await none.open()).toBeUndefined();
+  expect(await none.exists('/')).toBe(false);
+});
+
+test.skipIf(chromium === undefined)(
+  chromium === undefined ? 'Chromium is not installed' : 'OPFS in Chromium, on a page and in a worker',
+  async () => {
+    const hub = await startHub({ 'm-i2_s.gguf': model });
+    const elsewhere = await startHub({ 'm-i2_s.gguf': model });
+    hub.mood = (request, response) => {
+      const path = request.url ?? '';
+      if (path.startsWith('/org/breaks/')) {
+        response.writeHead(200, { 'content-length': model.length, etag: '"1"' });
+        response.write(model.subarray(0, 300_000), () => setTimeout(() => response.destroy(), 200));
+      } else response.writeHead(302, { location: `${elsewhere.url}/m-i2_s.gguf` }).end();
+      return true;
+    };
+    hub.listMood = (request, response) => {
+      if (!request.url?.includes('/org/none/')) return false;
+      response.writeHead(404).end();
+      return true;
+    };
+    try {
+      const results = await inPage(chromium as string, hub, elsewhere);
+      expect(Object.keys(results)).toEqual(['page', 'copying', 'inWorker']);
+      for (const result of Object.values(results)) check(result, hub, elsewhere);
+      const told = (seen: readonly Seen[]) => new Set(seen.map(({ authorization }) => authorization));
+      expect(told(elsewhere.seen)).toEqual(new Set([undefined]));
+      expect(told(hub.seen)).toContain('Bearer hf_secret');
+    } finally {
+      await hub.close();
+      await elsewhere.close();
+    }
+  },
+);
+
+/** What hub_page.js gives, or why it fails. */
+type Result = string | Record<string, unknown>;
+
+function check(result: Result, hub: HubServer, elsewhere: HubServer): void {
+  if (typeof result === 'string') throw new Error(result);
+  const sha256 = sha256Of(model);
+  const pulled = { name: 'org/tiny:m-i2_s.gguf', bytes: model.length, sha256 };
+  expect(result).toMatchObject({
+    partial: [{ complete: false, name: 'org/breaks:m-i2_s.gguf', totalBytes: model.length }],
+    pulled: { ...pulled, status: 'downloaded' },
+    name: 'synthetic-tiny',
+    loading: 'HubError status 404',
+    again: { ...pulled, status: 'up to date' },
+    address: { name: `${elsewhere.url}/m-i2_s.gguf`, bytes: model.length, sha256, status: 'downloaded' },
+    listed: [{ complete: false }, { complete: true }, { complete: true }],
+    left: [],
+  });
+  expect((result.partial as { bytes: number }[])[0].bytes).toBeGreaterThan(0);
+  const [broken, missing] = result.messages as string[];
+  expect(broken).toMatch(/^network: .*\/org\/breaks\/.*: the connection failed: /);
+  expect(missing).toMatch(new RegExp(`^status: ${hub.url}/api/models/org/none/tree/main: HTTP 404: nothing there$`));
+}
+
+/** Opens a page that runs hub_page.js, and gives what it sends back. */
+async function inPage(browser: string, hub: HubServer, elsewhere: HubServer): Promise<Record<string, Result>> {
+  const bundle = await rolldown({
+    input: join(here, 'hub_page.js'),
+    platform: 'browser',
+    resolve: { conditionNames: ['browser', 'import', 'default'] },
+    logLevel: 'silent',
+  });
+  const { output } = await bundle.generate({ format: 'es', codeSplitting: false });
+  await bundle.close();
+  const page = `<!doctype html><script type="module">
+    import { tryAll } from './page.js';
+    const send = (path, value) => fetch(path, { method: 'POST', body: JSON.stringify(value) });
+    tryAll(${JSON.stringify({ endpoint: hub.url, elsewhere: elsewhere.url })}).then(
+      (result) => send('/result', result),
+      (error) => send('/error', String(error.stack ?? error)),
+    );
+    </script>`;
+  const profile = mkdtempSync(join(tmpdir(), 'ternlm-chromium-'));
+  const server = createServer();
+  let child: ChildProcess | undefined;
+  try {
+    return await new Promise((resolve, reject) => {
+      server.on('request', async (request, response) => {
+        const path = request.url ?? '';
+        if (request.method === 'POST') {
+          const body: unknown = JSON.parse((await request.toArray()).join(''));
+          response.end();
+          if (path === '/result') resolve(body as Record<string, Result>);
+          else reject(new Error(String(body)));
+          return;
+        }
+        const script = path === '/page.js';
+        response.writeHead(200, { 'content-type': script ? 'text/javascript' : 'text/html' });
+        response.end(script ? output[0].code : page);
+      });
+      server.listen(0, '127.0.0.1', () => {
+        const address = server.address();
+        const port = typeof address === 'object' ? address?.port : undefined;
+        const flags = ['--headless=new', '--no-sandbox', `--user-data-dir=${profile}`];
+        // A group of its own, as it starts many processes.
+        child = spawn(browser, [...flags, `http://127.0.0.1:${port}/`], { stdio: 'ignore', detached: true });
+        child.on('error', reject);
+      });
+    });
+  } finally {
+    server.closeAllConnections();
+    server.close();
+    if (child?.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+    await rm(profile, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
