@@ -1,5 +1,13 @@
 import { webgpu } from '@ternlm/webgpu';
-import { type CachedModel, type LoadModelOptions, listModels, loadModel, type Model } from 'ternlm';
+import {
+  type CachedModel,
+  estimate,
+  type LoadModelOptions,
+  listModels,
+  loadModel,
+  type MemoryEstimate,
+  type Model,
+} from 'ternlm';
 
 // All that the page takes of the library.
 
@@ -21,6 +29,8 @@ export interface Picked {
   readonly name: string;
   /** Whether it is downloaded first, and kept. Default: as loadModel does. */
   readonly cache?: boolean;
+  /** Nobody asks what memory it takes: it is small, or was there before. */
+  readonly isKnown?: boolean;
   open(): Parameters<typeof loadModel>[0];
 }
 
@@ -42,20 +52,27 @@ export async function pickedFromText(text: string): Promise<Picked> {
   return { name, cache, open: () => text };
 }
 
+// One sequence at once is all that the page asks of a model.
+const SHAPE = { parallel: 1 };
+
+/** What memory it will take on the CPU: of an address, what its header says. */
+export function memoryOf(picked: Picked, signal: AbortSignal): Promise<MemoryEstimate> {
+  return estimate(picked.open(), { ...SHAPE, signal });
+}
+
 export function load(picked: Picked, device: Device, options: LoadModelOptions): Promise<Model> {
-  // One sequence at once is all that the page asks of a model.
   const backend = device === 'gpu' ? () => webgpu() : undefined;
   const { cache } = picked;
   // People have a button to try again, and do not wait for five tries.
-  return loadModel(picked.open(), { backend, parallel: 1, cache, retries: 1, ...options });
+  return loadModel(picked.open(), { ...SHAPE, backend, cache, retries: 1, ...options });
 }
 
 /** The model that comes with the page: inside it, or a file beside it; undefined where neither can be. */
 export function shippedModel(): Picked | undefined {
   const inside = document.getElementById('shipped-model')?.textContent ?? '';
-  if (inside !== 'MODEL') return { name: 'tales.gguf', open: () => decodeBase64(inside) };
+  if (inside !== 'MODEL') return { name: 'tales.gguf', isKnown: true, open: () => decodeBase64(inside) };
   if (location.protocol === 'file:') return undefined;
-  return { name: 'tales.gguf', open: () => new URL('tales.gguf', document.baseURI) };
+  return { name: 'tales.gguf', isKnown: true, open: () => new URL('tales.gguf', document.baseURI) };
 }
 
 function decodeBase64(text: string): Uint8Array {

@@ -1,19 +1,32 @@
 import { bytes, remaining } from '../../src/cli/format.ts';
 import { announce, byId, element } from './dom.ts';
-import { DEVICE_NAMES, type Device, load, type Model, type Picked } from './engine.ts';
+import { DEVICE_NAMES, type Device, load, type Model, memoryOf, type Picked } from './engine.ts';
 
 const card = byId('loading', HTMLElement);
 const title = byId('loading-title', HTMLHeadingElement);
 const bar = byId('loading-bar', HTMLProgressElement);
 const figures = byId('loading-figures', HTMLParagraphElement);
+const need = byId('loading-memory', HTMLParagraphElement);
 const cancel = byId('loading-cancel', HTMLButtonElement);
 
 const SHOW_EVERY_MS = 100;
 
+/** @throws RangeError where memory does not hold it, before anything of it is downloaded */
+async function memoryLine(picked: Picked, signal: AbortSignal): Promise<string> {
+  const { totalBytes, limitBytes, fits, advice } = await memoryOf(picked, signal);
+  if (fits === 'no') {
+    const ways = advice.length === 0 ? '' : `; it fits with ${advice.map(({ text }) => text).join(', or with ')}`;
+    throw new RangeError(
+      `${picked.name}: takes ${bytes(totalBytes)} of memory, expected at most ${bytes(limitBytes)}${ways}`,
+    );
+  }
+  return `It takes ${bytes(totalBytes)} of memory, of at most ${bytes(limitBytes)} that a page has.`;
+}
+
 /**
  * Loads a model, with a bar and a button that aborts `controller`.
  *
- * @throws what loadModel throws
+ * @throws what estimate and loadModel throw
  */
 export async function loadWithBar(picked: Picked, device: Device, controller: AbortController): Promise<Model> {
   const onCancel = () => controller.abort();
@@ -27,7 +40,9 @@ export async function loadWithBar(picked: Picked, device: Device, controller: Ab
   let phase = '';
   let started = 0;
   let shownAt = 0;
+  need.textContent = '';
   try {
+    if (device === 'cpu' && picked.isKnown !== true) need.textContent = await memoryLine(picked, controller.signal);
     const model = await load(picked, device, {
       signal: controller.signal,
       onProgress(progress) {

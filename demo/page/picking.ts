@@ -35,7 +35,9 @@ export function setUpPicker(pick: (picked: Picked) => void, close: () => void): 
 
 function keptItem({ name, complete, bytes: here, totalBytes }: CachedModel, pick: (picked: Picked) => void): Node {
   const of = totalBytes === undefined || complete ? '' : ` of ${bytes(totalBytes)}`;
-  const load = button(complete ? 'Load' : 'Go on', async () => pick({ ...(await pickedFromText(name)), cache: true }));
+  const load = button(complete ? 'Load' : 'Go on', async () =>
+    pick({ ...(await pickedFromText(name)), cache: true, isKnown: complete }),
+  );
   const remove = button('Remove', async () => {
     if (!confirm(`Remove ${name} from this machine?`)) return;
     await removeModel(name).catch((error: unknown) => announce(String(error)));

@@ -272,6 +272,9 @@ describe.skipIf(missing !== undefined)(missing === undefined ? 'the page' : `the
     await page.locator('#address').fill(address);
     await page.keyboard.press('Enter');
     await page.locator('#prompt').waitFor();
+    expect(await page.locator('#loading-memory').textContent()).toMatch(
+      /^It takes 6\.\d+ MB of memory, of at most 4\.29 GB/,
+    );
     expect(trail.requests).toContain(address);
     trail.requests.length = 0;
     await page.locator('#change').click();
