@@ -124,6 +124,16 @@ describe.skipIf(missing !== undefined)(missing === undefined ? 'the page' : `the
     expect(await page.locator('#notes').textContent()).toMatch(/not cross-origin isolated/);
     expect(trail.errors).toEqual([]);
     expect(trail.requests.filter((url) => url !== address && !url.startsWith('blob:null/'))).toEqual([]);
+    // Files open as well; nothing is kept for such a page, and a hub that is out of reach is told as such.
+    await page.locator('#change').click();
+    await page.locator('#pick-file').setInputFiles(TINY);
+    await page.locator('#model-line:has-text("I2_S")').waitFor();
+    await page.route('https://huggingface.co/**', (route) => route.abort());
+    await page.locator('#change').click();
+    await page.locator('#address').fill('org/repo:model.gguf');
+    await page.keyboard.press('Enter');
+    await page.locator('#failure').waitFor();
+    expect(await page.locator('#failure-advice').textContent()).toMatch(/^Either there is no way to the server/);
     await page.close();
   });
 
@@ -322,6 +332,8 @@ describe.skipIf(missing !== undefined)(missing === undefined ? 'the page' : `the
     const { page } = await open();
     await page.route('**/tales.gguf', () => {}); // no answer ever comes
     await page.locator('#pick-shipped').click();
+    await page.locator('#loading').waitFor();
+    expect(await violations(page)).toEqual([]);
     await page.locator('#loading-cancel').click();
     await page.locator('#picker').waitFor();
     expect(await page.locator('#failure').isVisible()).toBe(false);
@@ -404,6 +416,7 @@ describe.skipIf(missing !== undefined)('CPU and GPU', () => {
       expect(await page.locator('.answer').count()).toBe(2);
       expect(await figures(page)).toContain('webgpu');
       expect(await page.locator('.speed').count()).toBe(2);
+      expect(await violations(page)).toEqual([]);
       expect(trail.errors).toEqual([]);
     } finally {
       await other.close();
