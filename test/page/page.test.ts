@@ -332,7 +332,7 @@ describe.skipIf(missing !== undefined)(missing === undefined ? 'the page' : `the
     const { page } = await open();
     await page.route('**/tales.gguf', () => {}); // no answer ever comes
     await page.locator('#pick-shipped').click();
-    await page.locator('#loading').waitFor();
+    await page.locator('#loading-bar').waitFor();
     expect(await violations(page)).toEqual([]);
     await page.locator('#loading-cancel').click();
     await page.locator('#picker').waitFor();
