@@ -31,11 +31,11 @@ for (const tier of Object.keys(targets)) {
   const wasm = readFileSync(`${out}/${tier}.wasm`);
   const memoryLimitsAt = wasm.indexOf(MEMORY_IMPORT) + MEMORY_IMPORT.length;
   if (wasm[memoryLimitsAt] !== 3) throw new Error(`${tier}: no import of a shared memory with a maximum`);
-  lines.push(`  ${tier}: { memoryLimitsAt: ${memoryLimitsAt}, base64: '${wasm.toString('base64')}' },`);
+  lines.push(`export const ${tier} = { memoryLimitsAt: ${memoryLimitsAt}, base64: '${wasm.toString('base64')}' };\n`);
   wasm[memoryLimitsAt] = 1; // a maximum, not shared
   if (FILES.includes(tier)) await writeFile(`${out}/${tier}.wasm`, wasm);
   else await rm(`${out}/${tier}.wasm`);
 }
-await writeFile(`${out}/kernels.js`, `export const kernels = {\n${lines.join('\n')}\n};\n`);
+await writeFile(`${out}/kernels.js`, lines.join(''));
 // tsc leaves declarations that are written by hand where they are.
 await copyFile(`${root}/src/host/kernels.d.ts`, `${out}/kernels.d.ts`);

@@ -87,8 +87,8 @@ export interface LoadModelOptions extends Omit<OpenOptions, 'onProgress'> {
   /**
    * Whether a page runs the model in a web worker of its own, which ends with the model: then the page never waits for it. A
    * `backend` computes where it was opened, without one. Bytes are copied to the worker; a File or an address is read there. A
-   * wrong option of `generate` is told with the first token, as it is seen there. Default: true in a page without a `backend`;
-   * only there it can be.
+   * wrong option of `generate` is told with the first token, as it is seen there. A Content-Security-Policy has to allow it with
+   * `worker-src blob:` and `script-src 'wasm-unsafe-eval'`. Default: true in a page without a `backend`; only there it can be.
    */
   readonly worker?: boolean;
   /** Told of a download first where there is one. */

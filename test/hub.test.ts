@@ -328,6 +328,13 @@ describe('resuming', () => {
     expect(hub.seen.filter(({ path }) => !path.startsWith('/api'))).toHaveLength(3);
   });
 
+  test('and not where each time all begins anew', async () => {
+    hub.mood = (request, response, n) =>
+      request.headers.range === undefined ? breaking(300_000)(request, response, n) : head(response, 416);
+    await expect(pull(REF, { retries: 2 })).rejects.toMatchObject({ code: 'network' });
+    expect(hub.seen.length).toBeLessThan(9);
+  });
+
   test('begins anew where there are no ranges', async () => {
     hub.mood = breaking(300_000);
     await expect(pull()).rejects.toThrow(HubError);
@@ -945,13 +952,15 @@ test('the speed is that of the last seconds, and the time left does not jump', (
 describe('the command', () => {
   test('pull, ls, run, inspect, rm', async () => {
     expect(await ternlm(['ls'])).toMatchObject({ code: 0, stdout: '', stderr: /no models yet; ternlm pull org\/repo/ });
+    expect(JSON.parse((await ternlm(['inspect', REF, '--json'])).stdout)).toHaveProperty('memory');
+    expect(left()).toEqual([]); // which reads no more than it shows
     const pulling = await ternlm(['pull', REF]);
     expect(pulling).toMatchObject({
       code: 0,
       stdout: /^\S+ggml-model-i2_s\.gguf\n$/,
       stderr: /org\/tiny:ggml.*: 888 kB in .*sha256 [0-9a-f]{64}/,
     });
-    expect(hub.seen[0].authorization).toBe('Bearer hf_secret');
+    expect(new Set(hub.seen.map(({ authorization }) => authorization))).toEqual(new Set(['Bearer hf_secret']));
     const json = await ternlm(['pull', REF, '--json']);
     expect(JSON.parse(json.stdout)).toMatchObject({ name: NAME, status: 'up to date', sha256 });
     const listed = await ternlm(['ls']);
@@ -960,6 +969,9 @@ describe('the command', () => {
     );
     expect(JSON.parse((await ternlm(['ls', '--json'])).stdout)).toMatchObject([{ name: NAME, complete: true, sha256 }]);
     hub.seen = [];
+    const out = join(scratch, 'out.gguf');
+    expect(await ternlm(['convert', REF, out, '--type', 'tq2_0'])).toMatchObject({ code: 0 });
+    expect(existsSync(out)).toBe(true);
     const [written, inspected] = await Promise.all([
       ternlm(['run', REF, 'a', '-n', '3', '-t', '1', '--ignore-eos']),
       ternlm(['inspect', REF, '--json']),

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { inlinedKernels } from '../dist/host/inlined.js';
+import { host } from '../dist/host/node.js';
 import { advance } from '../dist/reference/advance.js';
 import { sample as reference } from '../dist/reference/sample.js';
 import {
@@ -39,7 +39,7 @@ class Bench {
   ms = 0;
 
   constructor(name: (typeof MODULES)[number]) {
-    const bytes = inlinedKernels(name, true);
+    const bytes = host.kernels(name, true) as Uint8Array<ArrayBuffer>;
     const module = new WebAssembly.Module(bytes);
     const exports = new WebAssembly.Instance(module, { env: { memory: this.#memory, abort: () => {} } }).exports;
     this.#kernels = exports as never;

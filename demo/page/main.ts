@@ -1,11 +1,12 @@
-import { bytes, quantity } from '../../src/cli/format.ts';
 import type { Answer } from './answer.ts';
 import { clearTurns, type Mode, removeLastTurn, setActions, takeTurn } from './conversation.ts';
-import { announce, button, byId, choose, chosen, element, radios } from './dom.ts';
-import { DEVICE_NAMES, type Device, type Model, type Picked, shippedModel } from './engine.ts';
+import { announce, button, byId, choose, chosen, radios } from './dom.ts';
+import type { Device, Model, Picked } from './engine.ts';
 import { hideFailure, showFailure } from './failure.ts';
 import { loadWithBar } from './loading.ts';
-import { findGpu, showMachine, threadsLine } from './machine.ts';
+import { findGpu, showMachine } from './machine.ts';
+import { showModels } from './model_card.ts';
+import { setUpDropping, setUpPicker, shipped, showPicker } from './picking.ts';
 import { readSettings, type Settings, setUpSettings } from './settings.ts';
 
 const picker = byId('picker', HTMLElement);
@@ -14,15 +15,12 @@ const composer = byId('composer', HTMLFormElement);
 const prompt = byId('prompt', HTMLTextAreaElement);
 const send = byId('send', HTMLButtonElement);
 const stop = byId('stop', HTMLButtonElement);
-const back = byId('picker-back', HTMLButtonElement);
 const compute = byId('compute', HTMLFieldSetElement);
-const address = byId('address', HTMLInputElement);
 
 const BEGINNINGS = {
   continue: ['Once upon a time', 'The old king had three daughters', '"Who are you?" said the fox'],
   chat: ['What is the capital of France?', 'Explain what a ternary weight is.', 'Write a short poem about the sea.'],
 };
-const shipped = shippedModel();
 
 /** What is loaded, and on what. */
 let picked: Picked | undefined;
@@ -34,6 +32,12 @@ let settled = 'cpu';
 
 const wanted = (): Device[] => (chosen('compute') === 'both' ? ['cpu', 'gpu'] : [chosen('compute') as Device]);
 const mode = () => chosen('mode') as Mode;
+/** Of the devices wanted, those that have the model. */
+const loaded = () =>
+  wanted().flatMap((device) => {
+    const model = models.get(device);
+    return model === undefined ? [] : [{ device, model }];
+  });
 
 function show(view: 'picker' | 'loading' | 'ready'): void {
   picker.hidden = view !== 'picker';
@@ -48,10 +52,8 @@ async function disposeAll(): Promise<void> {
 }
 
 /** Loads what is not there yet of the devices wanted. Where that fails or is cancelled, `home` goes back to where one was. */
-async function loadWanted(from: Picked, home: () => void): Promise<boolean> {
+async function loadWanted(from: Picked, controller: AbortController, home: () => void): Promise<boolean> {
   const to = chosen('compute');
-  const controller = new AbortController();
-  running = controller;
   compute.disabled = true;
   try {
     for (const device of wanted()) {
@@ -76,82 +78,48 @@ async function loadWanted(from: Picked, home: () => void): Promise<boolean> {
 /** A model instead of the one before, which is let go first: two may not fit. */
 async function pick(from: Picked): Promise<void> {
   if (running !== undefined) return;
+  const controller = new AbortController();
+  running = controller;
   hideFailure();
   show('loading');
   clearTurns();
   await disposeAll();
   picked = undefined;
-  back.hidden = true;
-  if (!(await loadWanted(from, showPicker))) return;
+  const to = chosen('compute');
+  if (to === 'both') choose('compute', 'cpu');
+  if (!(await loadWanted(from, controller, goToPicker))) return;
   picked = from;
-  const [model] = models.values();
-  const isTale = from.name === shipped?.name;
-  choose('mode', isTale || model.info.chatTemplate === 'plain' ? 'continue' : 'chat');
+  const isTale = from === shipped;
+  choose('mode', loaded()[0].model.info.chatTemplate === 'plain' ? 'continue' : 'chat');
   prompt.value = isTale ? BEGINNINGS.continue[0] : '';
-  showModel(model);
+  showModels(loaded());
   showMode();
   show('ready');
   scrollTo(0, 0);
   prompt.focus({ preventScroll: true });
+  if (to === 'both') await changeCompute(to);
 }
 
 /** The other device, or both: what is missing is loaded beside what is there. */
 async function changeCompute(to: string): Promise<void> {
   choose('compute', to);
   if (picked === undefined || running !== undefined) return;
+  const controller = new AbortController();
+  running = controller;
   hideFailure();
   send.disabled = true;
   const undo = () => {
     choose('compute', settled);
     prompt.focus();
   };
-  if (await loadWanted(picked, undo)) undo();
-  const model = models.get(wanted()[0]);
-  if (model !== undefined) showModel(model);
+  if (await loadWanted(picked, controller, undo)) undo();
+  if (loaded().length > 0) showModels(loaded());
   send.disabled = false;
 }
 
-function showPicker(): void {
+function goToPicker(): void {
   show('picker');
-  back.hidden = picked === undefined;
-  back.textContent = `Back to ${picked?.name ?? ''}`;
-  byId('picker-title', HTMLHeadingElement).focus();
-}
-
-function showModel({ info }: Model): void {
-  showMachine(info.threads);
-  const used = wanted().map((device) => (models.get(device) as Model).info);
-  byId('model-name', HTMLHeadingElement).textContent = info.name;
-  byId('model-line', HTMLParagraphElement).replaceChildren(
-    ...[
-      `${quantity(info.parameters)} weights`,
-      info.weights.file,
-      bytes(info.fileBytes),
-      ...used.map(({ backend }) => backend),
-    ].map((part) => element('span', '', part)),
-  );
-  const rows: [string, string][] = [
-    ['Architecture', info.architecture],
-    ['Layers', `${info.layers}, ${info.dim} wide`],
-    ['Vocabulary', `${info.vocab} tokens`],
-    ['Context', `${info.contextSize} tokens`],
-    ['Chat template', { file: 'of the file', bitnet: 'of BitNet b1.58', plain: 'none' }[info.chatTemplate]],
-    ...wanted().flatMap((device): [string, string][] => {
-      const on = (models.get(device) as Model).info;
-      return [
-        [DEVICE_NAMES[device], on.backend],
-        ['Memory', bytes(on.memoryBytes)],
-      ];
-    }),
-  ];
-  byId('facts', HTMLDListElement).replaceChildren(
-    ...rows.flatMap(([label, text]) => [element('dt', '', label), element('dd', '', text)]),
-  );
-  // Where there are no threads, the library says why.
-  const threads = crossOriginIsolated ? [threadsLine()] : [];
-  const warnings = new Set([...threads, ...used.flatMap(({ warnings }) => warnings)]);
-  byId('notes', HTMLUListElement).replaceChildren(...[...warnings].map((text) => element('li', '', text)));
-  byId('notes', HTMLUListElement).hidden = false;
+  showPicker(picked?.name);
 }
 
 function showMode(): void {
@@ -178,12 +146,10 @@ async function answer(to: Mode, text: string, settings: Settings): Promise<void>
   setWriting(true);
   announce('The model writes');
   try {
-    const answers = await takeTurn(
-      to,
-      text,
-      wanted().map((device) => ({ device, model: models.get(device) as Model })),
-      { ...settings, options: { ...settings.options, signal: controller.signal } },
-    );
+    const answers = await takeTurn(to, text, loaded(), {
+      ...settings,
+      options: { ...settings.options, signal: controller.signal },
+    });
     const failed = answers.find(({ ended }) => ended === 'failed');
     if (failed !== undefined) {
       if (answers.every((one) => one.text === '')) {
@@ -212,6 +178,8 @@ async function disposeDead(answers: readonly Answer[]): Promise<(() => void) | u
     models.delete(device);
     await model?.dispose().catch(() => {}); // it had failed before
   }
+  const [left = 'cpu'] = models.keys();
+  if (dead.length > 0) settled = left;
   return dead.length === 0 ? undefined : () => changeCompute(chosen('compute'));
 }
 
@@ -245,7 +213,7 @@ function setWriting(writing: boolean): void {
 function submit(): void {
   const text = prompt.value;
   if (text.trim() === '' || running !== undefined || send.disabled) return;
-  if (wanted().some((device) => !models.has(device))) {
+  if (loaded().length < wanted().length) {
     changeCompute(chosen('compute'));
     return;
   }
@@ -253,65 +221,6 @@ function submit(): void {
   if (settings === undefined) return;
   prompt.value = '';
   answer(mode(), mode() === 'chat' ? text.trim() : text, settings);
-}
-
-function setUpPicker(): void {
-  byId('shipped', HTMLDivElement).hidden = shipped === undefined;
-  byId('no-shipped', HTMLParagraphElement).hidden = shipped !== undefined;
-  byId('pick-shipped', HTMLButtonElement).addEventListener('click', () => shipped && pick(shipped));
-  const file = byId('pick-file', HTMLInputElement);
-  file.addEventListener('change', () => {
-    const [chosenFile] = file.files ?? [];
-    file.value = '';
-    if (chosenFile !== undefined) pick(fromFile(chosenFile));
-  });
-  byId('pick-address', HTMLFormElement).addEventListener('submit', (event) => {
-    event.preventDefault();
-    const text = address.value.trim();
-    if (text !== '')
-      pick({
-        name:
-          text
-            .replace(/[?#].*/, '')
-            .split(/[/:]/)
-            .at(-1) || text,
-        open: () => text,
-      });
-  });
-  byId('change', HTMLButtonElement).addEventListener('click', showPicker);
-  back.addEventListener('click', () => {
-    show('ready');
-    prompt.focus();
-  });
-}
-
-const fromFile = (file: File): Picked => ({ name: file.name, open: () => file });
-
-/** A file may be dropped anywhere, unless a model is being loaded or writes. */
-function setUpDropping(): void {
-  const veil = byId('dropping', HTMLDivElement);
-  let depth = 0;
-  const holds = ({ dataTransfer }: DragEvent) => dataTransfer?.types.includes('Files') === true;
-  addEventListener('dragenter', (event) => {
-    if (!holds(event)) return;
-    depth++;
-    veil.hidden = running !== undefined;
-  });
-  addEventListener('dragleave', () => {
-    depth = Math.max(0, depth - 1);
-    if (depth === 0) veil.hidden = true;
-  });
-  addEventListener('dragover', (event) => {
-    if (holds(event)) event.preventDefault();
-  });
-  addEventListener('drop', (event) => {
-    if (!holds(event)) return;
-    event.preventDefault();
-    depth = 0;
-    veil.hidden = true;
-    const [file] = event.dataTransfer?.files ?? [];
-    if (file !== undefined) pick(fromFile(file));
-  });
 }
 
 function setUpComposer(): void {
@@ -341,8 +250,12 @@ async function setUpMachine(): Promise<void> {
 }
 
 setUpSettings();
-setUpPicker();
-setUpDropping();
+setUpPicker(pick, () => {
+  show('ready');
+  prompt.focus();
+});
+setUpDropping(pick, () => running !== undefined);
+byId('change', HTMLButtonElement).addEventListener('click', goToPicker);
 setUpComposer();
 setUpMachine();
 show('picker');

@@ -202,9 +202,9 @@ function contentRange(response: Response, name: string, at: number, wanted: numb
   const [first, last, size] = range?.slice(1).map(Number) ?? [];
   const ends = exact ? last === at + wanted - 1 : last < size;
   if (range && first === at && ends && size <= Number.MAX_SAFE_INTEGER) return { size };
-  // A page of another origin sees this header only where the server exposes it.
+  const hint = text === null ? '; a page of another origin sees it where Access-Control-Expose-Headers names it' : '';
   throw new GgufError(
-    `${name}: Content-Range ${text ?? 'missing'}, expected bytes ${at}-${at + wanted - 1} and the size of the file`,
+    `${name}: Content-Range ${text ?? 'missing'}, expected bytes ${at}-${at + wanted - 1} and the size of the file${hint}`,
     at,
   );
 }

@@ -5,6 +5,7 @@ import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { type Host, MOST_THREADS, type ThreadStart, WASM32_BYTES } from './host.ts';
 import { inlinedKernels } from './inlined.ts';
+import { relaxed, relaxed_i16, revec, simd } from './kernels.js';
 import { noRevectorizer, withFlags } from './revectorize.ts';
 
 /** Most bytes asked of one file read; the operating systems stop short of 2^31. */
@@ -23,7 +24,7 @@ export const host: Host = {
       close: () => file.close(),
     };
   },
-  kernels: inlinedKernels,
+  kernels: inlinedKernels({ simd, relaxed, relaxed_i16, revec }),
   /**
    * One thread a physical core, where the system tells, since the two threads of a core share its vector units. At least 2 where
    * two can run, as 1 would compute on the caller's thread.

@@ -1,6 +1,7 @@
 // Browsers, in a page or a worker of it.
 import { type Host, MOST_THREADS, type ThreadReport, WASM32_BYTES } from './host.ts';
 import { inlinedKernels } from './inlined.ts';
+import { relaxed, relaxed_i16, simd } from './kernels.js';
 
 /**
  * A thread, as src/backend/wasm/worker.ts is one elsewhere. As a text, which becomes the address of a Blob: that is the same in
@@ -29,9 +30,11 @@ export const host: Host = {
   async openFile() {
     throw new Error('no file system here; open a URL, a Blob or bytes');
   },
-  kernels: inlinedKernels,
+  // Nothing can be told to V8 here that `revec` needs to be quicker.
+  kernels: inlinedKernels({ simd, relaxed, relaxed_i16 }),
   defaultThreads: async () => Math.max(1, Math.min(MOST_THREADS, navigator.hardwareConcurrency)),
   whyOneThread() {
+    if (typeof Worker !== 'function') return 'there are no web workers here';
     if (globalThis.crossOriginIsolated) return undefined;
     return `the page is not cross-origin isolated (served with ${HEADERS})`;
   },

@@ -11,8 +11,8 @@ const MODULES: Partial<Record<KernelsName, WebAssembly.Module>> = { simd, relaxe
 /** What a worker of Cloudflare's has for JavaScript and WebAssembly together. workerd elsewhere sets no limit. */
 const WORKER_BYTES = 128 << 20;
 /**
- * What of it is JavaScript's: with the demo model 8 MB after a collection, and up to 28 MB of heap under 800 abandoned requests; a
- * vocabulary of 32,000 tokens is 8 MB more (240 bytes a token; workerd 1.20261117, November 2026).
+ * What of it is JavaScript's: with the demo model 8 MB after a collection, and 28 MB of heap after 1700 requests that left, which
+ * nothing had made it collect (workerd 1.20261117); a vocabulary of 32,000 tokens takes 5 to 8 MB (Node 20; November 2026).
  */
 const HEAP_BYTES = 32 << 20;
 

@@ -125,10 +125,13 @@ export async function download(part: Part, store: Store, wanted: Wanted, options
 
   // Restarts are no failures, but a server that asks for one again and again never ends.
   try {
-    for (let answers = 0; !(await withRetries(options, transfer, () => kept)); answers++) {
-      if (answers < MAX_ANSWERS) continue;
-      throw new HubError('length', `${wanted.url}: ${answers} answers without the end of the file`);
-    }
+    const transferAll = async () => {
+      for (let answers = 0; !(await transfer()); answers++) {
+        if (answers < MAX_ANSWERS) continue;
+        throw new HubError('length', `${wanted.url}: ${answers} answers without the end of the file`);
+      }
+    };
+    await withRetries(options, transferAll, () => kept);
   } finally {
     report?.(kept, stored.size, true);
   }

@@ -11,7 +11,9 @@ export const stores: Stores = {
     if (folder !== undefined) throw new RangeError('cacheFolder: there are no folders here, expected none');
     // Only in a secure context: https, or this machine.
     if (globalThis.navigator?.storage?.getDirectory === undefined) return undefined;
-    const root = await navigator.storage.getDirectory();
+    // Pages from disk are refused, and those of some private windows.
+    const root = await navigator.storage.getDirectory().catch(() => undefined);
+    if (root === undefined) return undefined;
     return openFolder(
       await (await root.getDirectoryHandle(FOLDER, { create: true })).getDirectoryHandle('models', { create: true }),
     );

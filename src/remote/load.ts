@@ -9,7 +9,7 @@ import type { Answer } from './protocol.ts';
 export async function loadModel(input: ModelInput, options: LoadModelOptions = {}): Promise<Model> {
   const isPage = typeof document === 'object' && typeof Worker === 'function';
   const { backend, worker = isPage && backend === undefined } = options;
-  const file = typeof input === 'string' ? resolved(input) : input;
+  const file = await resolved(input);
   if (!worker || !isPage) return (await import('../local.ts')).loadModel(file, options);
   if (backend !== undefined)
     throw new RangeError('worker: a backend computes where it was opened, expected no `backend`');
@@ -19,14 +19,16 @@ export async function loadModel(input: ModelInput, options: LoadModelOptions = {
 
 /** As estimate of ../estimate.ts. */
 export async function estimate(input: ModelInput, options?: EstimateOptions): Promise<MemoryEstimate> {
-  const file = typeof input === 'string' ? resolved(input) : input;
+  const file = await resolved(input);
   return (await import('../local.ts')).estimate(file, options);
 }
 
-/** A model of the hub as it is, an address relative to the page, or to the script of a worker. */
-function resolved(text: string): string | URL {
-  if (parseReference(text) !== undefined) return text;
-  return new URL(text, typeof document === 'object' ? document.baseURI : location.href);
+/** An address relative to the page, or to a worker's script, made a whole one, and of a Blob its Blob; the rest as it is. */
+async function resolved(input: ModelInput): Promise<ModelInput> {
+  if ((typeof input !== 'string' && !(input instanceof URL)) || parseReference(String(input)) !== undefined)
+    return input;
+  const address = new URL(input, typeof document === 'object' ? document.baseURI : globalThis.location?.href);
+  return address.protocol === 'blob:' ? (await fetch(address)).blob() : address;
 }
 
 /**

@@ -60,11 +60,10 @@ export function plainError(error: unknown): PlainError {
 const STANDARD = [RangeError, TypeError, SyntaxError, Error] as const;
 
 /**
- * The error again, of its class; one of this side is given back.
+ * The error again, of its class.
  * @param asked made where the worker was asked: its frames come before those of the worker, which is one minified line
  */
-export function errorOf(plain: PlainError | Error, asked?: Error): Error {
-  if (plain instanceof Error) return plain;
+export function errorOf(plain: PlainError, asked?: Error): Error {
   const { name, message, stack, isDom, offset, hub } = plain;
   const options = plain.cause === undefined ? undefined : { cause: errorOf(plain.cause) };
   let error: Error;

@@ -32,7 +32,9 @@ export interface Page {
   close(): Promise<void>;
   on(event: 'console', listen: (message: { type(): string; text(): string }) => void): void;
   on(event: 'pageerror', listen: (error: Error) => void): void;
+  on(event: 'dialog', listen: (dialog: { message(): string; accept(): Promise<void> }) => void): void;
   on(event: 'request', listen: (request: { url(): string }) => void): void;
+  addInitScript(script: () => void): Promise<void>;
   route(url: string, handle: (route: { abort(): Promise<void> }) => void): Promise<void>;
 }
 
@@ -57,8 +59,8 @@ export const missing: string | undefined =
     : existsSync(playwright) && existsSync(axe)
       ? undefined
       : 'playwright-core and axe-core (npm run test:runtimes installs them)';
-if (missing !== undefined && process.env.TERNLM_REQUIRE_CHROMIUM) {
-  throw new Error(`TERNLM_REQUIRE_CHROMIUM is set, and there is no ${missing}`);
+if (missing !== undefined && process.env.TERNLM_REQUIRE_PAGE) {
+  throw new Error(`TERNLM_REQUIRE_PAGE is set, and there is no ${missing}`);
 }
 
 /** With `gpu`, the software GPU that Chromium comes with. */

@@ -124,6 +124,16 @@ describe.skipIf(missing !== undefined)(missing === undefined ? 'the page' : `the
     expect(await page.locator('#notes').textContent()).toMatch(/not cross-origin isolated/);
     expect(trail.errors).toEqual([]);
     expect(trail.requests.filter((url) => url !== address && !url.startsWith('blob:null/'))).toEqual([]);
+    // Files open as well; nothing is kept for such a page, and a hub that is out of reach is told as such.
+    await page.locator('#change').click();
+    await page.locator('#pick-file').setInputFiles(TINY);
+    await page.locator('#model-line:has-text("I2_S")').waitFor();
+    await page.route('https://huggingface.co/**', (route) => route.abort());
+    await page.locator('#change').click();
+    await page.locator('#address').fill('org/repo:model.gguf');
+    await page.keyboard.press('Enter');
+    await page.locator('#failure').waitFor();
+    expect(await page.locator('#failure-advice').textContent()).toMatch(/^Either there is no way to the server/);
     await page.close();
   });
 
@@ -265,10 +275,65 @@ describe.skipIf(missing !== undefined)(missing === undefined ? 'the page' : `the
     await page.close();
   });
 
+  it('keeps what it downloads, until it is removed', async () => {
+    const { page, trail } = await open();
+    const address = `${demo.url}tales.gguf`;
+    expect(await page.locator('#kept').isVisible()).toBe(false);
+    await page.locator('#address').fill(address);
+    await page.keyboard.press('Enter');
+    await page.locator('#prompt').waitFor();
+    expect(await page.locator('#loading-memory').textContent()).toMatch(
+      /^It takes 6\.\d+ MB of memory, of at most 4\.29 GB/,
+    );
+    expect(trail.requests).toContain(address);
+    trail.requests.length = 0;
+    await page.locator('#change').click();
+    await page.locator('#kept-list .name:has-text("/tales.gguf")').waitFor();
+    await page.locator('#kept-list button:has-text("Load")').click();
+    await page.locator('#prompt').waitFor();
+    expect(trail.requests.filter((url) => !url.startsWith('blob:'))).toEqual([]);
+    await page.locator('#change').click();
+    page.on('dialog', (dialog) => dialog.accept());
+    await page.locator('#kept-list button:has-text("Remove")').click();
+    await page.locator('#kept').waitFor({ state: 'hidden' });
+    await page.locator('#picker-back').click();
+    expect(await focused(page)).toBe('prompt');
+    expect(trail.errors).toEqual([]);
+    await page.close();
+  });
+
+  it('goes on with the CPU where the GPU fails', async () => {
+    const page = await browser.newPage();
+    await page.addInitScript(() => {
+      const adapter = {
+        info: { isFallbackAdapter: false },
+        features: new Set(),
+        limits: {},
+        requestDevice: () => Promise.reject(new Error('webgpu: this one is broken')),
+      };
+      Object.defineProperty(navigator, 'gpu', { value: { requestAdapter: async () => adapter } });
+    });
+    await page.goto(demo.url);
+    await page.locator('#compute input[value=both]').check();
+    await page.locator('#pick-shipped').click();
+    await page.locator('#failure').waitFor();
+    expect(await page.locator('#failure-message').textContent()).toBe('webgpu: this one is broken');
+    expect(await page.locator('#failure-advice').textContent()).toMatch(/choose CPU/);
+    await page.locator('#failure-retry').click();
+    await page.locator('#failure').waitFor();
+    await page.locator('#failure-close').click();
+    await setLength(page, 8);
+    await send(page);
+    expect(await figures(page)).toMatch(/8 tokens.* wasm/);
+    await page.close();
+  });
+
   it('cancels a load', async () => {
     const { page } = await open();
     await page.route('**/tales.gguf', () => {}); // no answer ever comes
     await page.locator('#pick-shipped').click();
+    await page.locator('#loading-bar').waitFor();
+    expect(await violations(page)).toEqual([]);
     await page.locator('#loading-cancel').click();
     await page.locator('#picker').waitFor();
     expect(await page.locator('#failure').isVisible()).toBe(false);
@@ -351,6 +416,7 @@ describe.skipIf(missing !== undefined)('CPU and GPU', () => {
       expect(await page.locator('.answer').count()).toBe(2);
       expect(await figures(page)).toContain('webgpu');
       expect(await page.locator('.speed').count()).toBe(2);
+      expect(await violations(page)).toEqual([]);
       expect(trail.errors).toEqual([]);
     } finally {
       await other.close();
