@@ -31,13 +31,6 @@ async function resolved(input: ModelInput): Promise<ModelInput> {
   return address.protocol === 'blob:' ? (await fetch(address)).blob() : address;
 }
 
-/**
- * How long the engine's worker outlives its model, whose threads are ending. Chromium 156 leaves a worker behind, with the thread
- * and the memory, that ends at the same time as workers which it had started: without this 15 to 23 threads of 12 models of 2
- * threads, with it none of 60 models, on two busy cores (10 ms sufficed). Nothing tells when a thread is gone.
- */
-const END_MS = 200;
-
 function startWorker(source: string, { onAnswer, onDeath }: Events): Connection {
   const address = URL.createObjectURL(new Blob([source], { type: 'text/javascript' }));
   const worker = new Worker(address, { name: 'ternlm' });
@@ -56,7 +49,7 @@ function startWorker(source: string, { onAnswer, onDeath }: Events): Connection 
     post: (question, memory) => worker.postMessage(question, memory),
     end() {
       URL.revokeObjectURL(address);
-      setTimeout(() => worker.terminate(), END_MS);
+      worker.terminate();
     },
   };
 }
