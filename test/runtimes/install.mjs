@@ -23,7 +23,8 @@ export async function installRuntimes() {
   process.stderr.write(`installing runtimes into ${folder} (1.2 GB)\n`);
   await mkdir(folder, { recursive: true });
   for (const name of ['package.json', LOCK]) await cp(join(import.meta.dirname, name), join(folder, name));
-  await npm(['ci', '--ignore-scripts', '--no-audit', '--no-fund'], { cwd: folder });
+  // Not ci, which begins by removing all, maybe from under another run.
+  await npm(['install', '--ignore-scripts', '--no-audit', '--no-fund'], { cwd: folder });
   await cp(lock, stamp);
 }
 

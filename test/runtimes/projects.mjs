@@ -11,15 +11,12 @@ import { serveWorker } from './workerd.mjs';
 
 /** @returns {Promise<string>} README's fenced block of JavaScript that begins so, after a heading where one is given */
 async function snippet(first, heading = '') {
-  for (const file of [join(root, 'README.md'), join(import.meta.dirname, 'snippets.md')]) {
-    const text = await readFile(file, 'utf8');
-    const from = heading === '' ? 0 : text.indexOf(`\n${heading}\n`);
-    const found =
-      from < 0 ? [] : [...text.slice(from).matchAll(/\n```js\n(.*?)\n```\n/gs)].map((match) => `${match[1]}\n`);
-    const code = found.find((code) => code.startsWith(first));
-    if (code !== undefined) return code;
-  }
-  throw new Error(`README.md has no block of js that begins with '${first}'`);
+  const text = await readFile(join(root, 'README.md'), 'utf8');
+  const from = heading === '' ? 0 : text.indexOf(`\n${heading}\n`);
+  const found = [...text.slice(from).matchAll(/\n```js\n(.*?)\n```\n/gs)].map((match) => `${match[1]}\n`);
+  const code = found.find((code) => code.startsWith(first));
+  if (from < 0 || code === undefined) throw new Error(`README.md has no block of js that begins with '${first}'`);
+  return code;
 }
 
 const LIBRARY = ['import ', '## The library'];
