@@ -6,7 +6,11 @@ import { chromium, load } from './install.mjs';
 import { EXIT_MS } from './run.mjs';
 
 const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.mjs': 'text/javascript', '.css': 'text/css' };
-const ISOLATION = { 'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp' };
+export const ISOLATION = {
+  'cross-origin-opener-policy': 'same-origin',
+  'cross-origin-embedder-policy': 'require-corp',
+};
+/** How long a page may take to do what it is for. */
 const PAGE_MS = 60_000;
 
 /** The icon is one that nothing is asked for. */

@@ -40,7 +40,7 @@ const SECTIONS = [
     }),
   },
   {
-    title: "New projects, with README's snippets",
+    title: "New projects with README's snippets, and the command",
     rows: projects,
     told: ['project', 'seen'],
     verdicts: ['ok'],

@@ -2,7 +2,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { demoModel, loadModel } from '../../dist/index.js';
-import { inPage, pageOf, serve } from './chromium.mjs';
+import { ISOLATION, inPage, pageOf, serve } from './chromium.mjs';
 import { programs } from './install.mjs';
 import { DENO } from './processes.mjs';
 import { npm, root } from './publish.mjs';
@@ -23,17 +23,24 @@ const LIBRARY = ['import ', '## The library'];
 const IN_A_PAGE = ['// in a page'];
 const ON_WORKERD = ['// worker.js, on workerd'];
 
-/** What the snippets write: here, by this Node. */
-async function expectedText() {
+/** What the snippets write, and the command: here, by this Node. */
+async function expectedTexts() {
   const model = await loadModel(demoModel, { threads: 1 });
-  const { text } = await model.complete('Once upon a time', { maxTokens: 100, seed: 7 });
+  const text = async (options) => (await model.complete('Once upon a time', options)).text;
+  const texts = {
+    snippet: await text({ maxTokens: 100, seed: 7 }),
+    command: await text({ maxTokens: 20, temperature: 0 }),
+  };
   await model.dispose();
-  return text;
+  return texts;
 }
+const expectedText = async ({ shared }, name = 'snippet') => (await shared('texts', expectedTexts))[name];
 
-async function check(text, { shared }) {
-  const expected = await shared('text', expectedText);
-  if (text !== expected) throw new Error(`it writes ${JSON.stringify(text)}, expected ${JSON.stringify(expected)}`);
+async function check(text, context, name) {
+  const expected = await expectedText(context, name);
+  if (text.trim() !== expected.trim()) {
+    throw new Error(`it writes ${JSON.stringify(text)}, expected ${JSON.stringify(expected)}`);
+  }
   return `${JSON.stringify(text.trim()).slice(0, 40)}…`;
 }
 
@@ -69,28 +76,28 @@ const app = ({ shared, folder, env }) =>
   });
 
 /** The text of the page once it is whole. */
-const textIn = async (url, context) => {
-  const expected = await context.shared('text', expectedText);
-  const { skipped, text, version } = await inPage(url, async (page) => {
+const textIn = async (url, context, leastWorkers = 1) => {
+  const { length } = await expectedText(context);
+  const { skipped, text, workers } = await inPage(url, async (page) => {
     const p = page.locator('#text');
-    await page.waitForFunction(
-      (length) => document.querySelector('#text').textContent.length >= length,
-      expected.length,
-    );
+    await page.waitForFunction((length) => document.querySelector('#text').textContent.length >= length, length);
     return { text: await p.textContent() };
   });
-  return skipped === undefined ? { seen: await check(text, context), version } : { skipped };
+  if (skipped !== undefined) return { skipped };
+  if (workers < leastWorkers) throw new Error(`${workers} workers were started, expected at least ${leastWorkers}`);
+  return { seen: await check(text, context) };
 };
 
 const build = {
   name: 'project-vite-build',
-  title: 'Vite, built',
+  title: 'Vite, built, isolated',
   async run(context) {
     const cwd = await app(context);
     await runOk(process.execPath, [programs.vite, 'build'], { cwd });
-    const server = await serve(join(cwd, 'dist'));
+    const server = await serve(join(cwd, 'dist'), ISOLATION);
     try {
-      return await textIn(server.url, context);
+      // The engine's, and its threads.
+      return await textIn(server.url, context, 3);
     } finally {
       server.close();
     }
@@ -130,5 +137,22 @@ const workerd = {
   },
 };
 
+/** The command, of a package that is not installed. */
+const command = (name, title, program, args) => ({
+  name,
+  title,
+  async run(context) {
+    const cwd = await context.folder(name);
+    const run = [...args, 'run', 'Once upon a time', '-n', '20', '--temp', '0'];
+    const { stdout } = await runOk(program, run, { cwd, env: context.env });
+    return { seen: await check(stdout, context, 'command') };
+  },
+});
+const commands = [
+  command('command-npx', 'npx ternlm', 'npx', ['--yes', 'ternlm']),
+  command('command-bun', 'bunx --bun ternlm', programs.bun, ['x', '--bun', 'ternlm']),
+  command('command-deno', 'deno npm:ternlm', programs.deno, ['run', '-A', '--quiet', 'npm:ternlm']),
+];
+
 /** @type {readonly import('./context.mjs').Row[]} */
-export const projects = [node, deno, bun, build, dev, workerd];
+export const projects = [node, deno, bun, build, dev, workerd, ...commands];
