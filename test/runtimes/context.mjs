@@ -1,6 +1,6 @@
 // What the rows of the tables share.
 import { mkdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { delimiter, join } from 'node:path';
 import { npm } from './publish.mjs';
 
 /**
@@ -24,9 +24,12 @@ import { npm } from './publish.mjs';
 export function createContext(temporary, packages, url) {
   const made = new Map();
   const caches = { NPM_CONFIG_CACHE: 'npm', DENO_DIR: 'deno', BUN_INSTALL_CACHE_DIR: 'bun' };
+  // npm run puts the commands of this repository first.
+  const path = process.env.PATH.split(delimiter).filter((folder) => !folder.endsWith('node_modules/.bin'));
   const context = {
     ...{ version: packages[0].version, packages },
     env: {
+      PATH: path.join(delimiter),
       NPM_CONFIG_REGISTRY: url,
       ...Object.fromEntries(Object.entries(caches).map(([key, name]) => [key, join(temporary, 'caches', name)])),
     },
