@@ -54,17 +54,18 @@ export async function pickedFromText(text: string): Promise<Picked> {
 
 // One sequence at once is all that the page asks of a model.
 const SHAPE = { parallel: 1 };
+/** People have a button to try again, and do not wait for five tries. */
+const RETRIES = 1;
 
 /** What memory it will take on the CPU: of an address, what its header says. */
 export function memoryOf(picked: Picked, signal: AbortSignal): Promise<MemoryEstimate> {
-  return estimate(picked.open(), { ...SHAPE, signal });
+  return estimate(picked.open(), { ...SHAPE, retries: RETRIES, signal });
 }
 
 export function load(picked: Picked, device: Device, options: LoadModelOptions): Promise<Model> {
   const backend = device === 'gpu' ? () => webgpu() : undefined;
   const { cache } = picked;
-  // People have a button to try again, and do not wait for five tries.
-  return loadModel(picked.open(), { ...SHAPE, backend, cache, retries: 1, ...options });
+  return loadModel(picked.open(), { ...SHAPE, backend, cache, retries: RETRIES, ...options });
 }
 
 /** The model that comes with the page: inside it, or a file beside it; undefined where neither can be. */

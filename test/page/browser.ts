@@ -59,8 +59,8 @@ export const missing: string | undefined =
     : existsSync(playwright) && existsSync(axe)
       ? undefined
       : 'playwright-core and axe-core (npm run test:runtimes installs them)';
-if (missing !== undefined && process.env.TERNLM_REQUIRE_PAGE) {
-  throw new Error(`TERNLM_REQUIRE_PAGE is set, and there is no ${missing}`);
+if (missing !== undefined && process.env.TERNLM_REQUIRE_CHROMIUM) {
+  throw new Error(`TERNLM_REQUIRE_CHROMIUM is set, and there is no ${missing}`);
 }
 
 /** With `gpu`, the software GPU that Chromium comes with. */
