@@ -19,40 +19,28 @@ const AT_ONCE = 2;
 
 const golden = JSON.parse(await readFile(join(root, 'test/golden/demo/tokens.json'), 'utf8'));
 
-/** Columns in which a cell is 'ok', or what went wrong; the others are only told. */
+/** Rows that tell what they saw, or throw. */
+const checks = (title, rows) => ({
+  ...{ title, rows, told: ['check', 'seen'], verdicts: ['ok'], numbers: [] },
+  line: (row, { seen }) => ({ check: row.title, seen, ok: 'ok' }),
+});
+
+/** Of the columns, a verdict is 'ok', '-' where there is none to give, or what went wrong. */
 const SECTIONS = [
-  {
-    title: 'The package',
-    rows: packageChecks,
-    told: ['check', 'seen'],
-    verdicts: ['ok'],
-    line: ({ title }, { seen, skipped }) => ({ check: title, seen, ok: skipped === undefined ? 'ok' : undefined }),
-  },
+  checks('The package', packageChecks),
   {
     title: 'Runtimes',
     rows: [...processes, ...workers, ...pages],
     told: ['runtime', 'threads', 'kernels'],
     verdicts: ['tokens', 'streams', 'aborts', 'disposes', 'exits'],
-    line: ({ title, variant = '' }, { version = '', threads, tier, perSecond, ...seen }) => ({
-      ...{ runtime: `${`${title} ${version}`.trim()}${variant}`, threads, kernels: tier },
-      'tok/s': perSecond ? perSecond.toFixed(0) : undefined,
-      ...{ ...seen, tokens: seen.greedy && compare(seen) },
+    numbers: ['tok/s'],
+    line: ({ title, variant = '' }, { version, threads, tier, perSecond, ...seen }) => ({
+      ...{ ...seen, runtime: `${title} ${version}${variant}`, threads, kernels: tier, tokens: compare(seen) },
+      'tok/s': perSecond.toFixed(0),
     }),
   },
-  {
-    title: "New projects with README's snippets, and the command",
-    rows: projects,
-    told: ['project', 'seen'],
-    verdicts: ['ok'],
-    line: ({ title }, { seen, skipped }) => ({ project: title, seen, ok: skipped === undefined ? 'ok' : undefined }),
-  },
-  {
-    title: 'At the edge: demo/edge in workerd',
-    rows: edge,
-    told: ['check', 'seen'],
-    verdicts: ['ok'],
-    line: ({ title }, { seen, skipped }) => ({ check: title, seen, ok: skipped === undefined ? 'ok' : undefined }),
-  },
+  checks("New projects with README's snippets, and the command", projects),
+  checks('At the edge: demo/edge in workerd', edge),
 ];
 
 /** Tokens against those of the specification. */
@@ -99,30 +87,36 @@ console.log(`${seconds(began)} s in all`);
 console.log(`${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
 process.exitCode = counts.failed === 0 ? 0 : 1;
 
-async function runSection({ title, rows, told, verdicts, line }, context) {
+async function runSection({ title, rows, told, verdicts, numbers, line }, context) {
   const lines = [];
   const notes = rows.map(() => []);
   const waiting = rows.entries();
   const work = async () => {
     for (const [i, row] of waiting) {
       const start = performance.now();
-      let [result, failure] = [{}, undefined];
-      try {
-        result = await row.run(context);
-      } catch (error) {
-        failure = { [verdicts[0]]: error.stack };
-      }
-      lines[i] = { ...line(row, result), ...failure, s: seconds(start) };
-      const wrong = verdicts.filter((name) => ![undefined, 'ok'].includes(lines[i][name]));
-      if (result.skipped !== undefined) notes[i].push(`${row.title} (${row.name}): skipped: ${result.skipped}`);
+      lines[i] = { ...(await lineOf(row, told[0], verdicts, line, context)), s: seconds(start) };
+      const wrong = verdicts.filter((name) => !['ok', '-'].includes(lines[i][name]));
       for (const name of wrong) {
         notes[i].push(`${row.title} (${row.name}): ${name}: ${lines[i][name]}`);
         lines[i][name] = 'FAIL';
       }
-      counts[result.skipped !== undefined ? 'skipped' : wrong.length > 0 ? 'failed' : 'passed']++;
+      const { skipped } = lines[i];
+      if (skipped !== undefined) notes[i].push(`${row.title} (${row.name}): skipped: ${skipped}`);
+      counts[skipped !== undefined ? 'skipped' : wrong.length > 0 ? 'failed' : 'passed']++;
     }
   };
   await Promise.all(Array.from({ length: AT_ONCE }, work));
-  const columns = [...told, ...verdicts, ...(verdicts.includes('tokens') ? ['tok/s'] : []), 's'];
+  const columns = [...told, ...verdicts, ...numbers, 's'];
   console.log(`${[table(title, columns, lines), ...notes.flat()].join('\n\n')}\n`);
+}
+
+/** A row's cells. Where it threw, the first verdict says why. */
+async function lineOf(row, first, verdicts, line, context) {
+  const none = { [first]: row.title, ...Object.fromEntries(verdicts.map((name) => [name, '-'])) };
+  try {
+    const result = await row.run(context);
+    return result.skipped === undefined ? line(row, result) : { ...none, ...result };
+  } catch (error) {
+    return { ...none, [verdicts[0]]: error.stack };
+  }
 }

@@ -65,7 +65,8 @@ export const workers = [
       try {
         const response = await fetch(server.url, { signal: AbortSignal.timeout(60_000) });
         if (!response.ok) throw new Error(`${response.status} ${await response.text()}\n${server.said()}`);
-        return { ...(await response.json()), version: versionOf('@cloudflare/workerd-linux-64') };
+        // A server does not end by itself.
+        return { ...(await response.json()), exits: '-', version: versionOf('@cloudflare/workerd-linux-64') };
       } finally {
         await server.close();
       }
