@@ -1,4 +1,5 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
@@ -12,15 +13,18 @@ import { chromium, deno } from './adapters.js';
 // Runtimes with a WebGPU of their own: Deno on this machine's driver, Chromium on its own SwiftShader.
 
 const root = fileURLToPath(new URL('../../..', import.meta.url));
+const { imports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
+  imports: Record<string, Record<'browser' | 'node', string>>;
+};
 /** What the bare names of the plugin's and the core's modules mean there. */
-const IMPORTS = {
-  '#host': './dist/host/web.js',
+const importsFor = (runtime: 'browser' | 'node'): Record<string, string> => ({
+  ...Object.fromEntries(Object.entries(imports).map(([name, by]) => [name, by[runtime]])),
   'ternlm/backend': './dist/backend/backend.js',
   'ternlm/reference': './dist/reference/backend.js',
   'ternlm/sampler': './dist/sampler.js',
   '@assemblyscript/loader': './node_modules/@assemblyscript/loader/index.js',
   '@huggingface/jinja': './node_modules/@huggingface/jinja/dist/index.js',
-};
+});
 const MODULES = `const { loadModel } = await import('./dist/index.js');
   const { referenceBackend } = await import('./dist/reference/backend.js');
   const { webgpu } = await import('./plugins/webgpu/dist/index.js');
@@ -53,10 +57,7 @@ describe('Deno', () => {
     const map = `data:application/json,${encodeURIComponent(
       JSON.stringify({
         imports: Object.fromEntries(
-          Object.entries({ ...IMPORTS, '#host': './dist/host/node.js' }).map(([name, path]) => [
-            name,
-            new URL(path, base).href,
-          ]),
+          Object.entries(importsFor('node')).map(([name, path]) => [name, new URL(path, base).href]),
         ),
       }),
     )}`;
@@ -87,7 +88,7 @@ describe('Chromium', () => {
 
 /** Opens a page that loads the built packages over HTTP, and gives what it sends back. */
 async function inPage(browser: string): Promise<Result> {
-  const page = `<!doctype html><script type="importmap">${JSON.stringify({ imports: IMPORTS })}</script>
+  const page = `<!doctype html><script type="importmap">${JSON.stringify({ imports: importsFor('browser') })}</script>
     <script type="module">
       try {
         ${MODULES}
