@@ -5,7 +5,7 @@ import { type WasmOptions, wasmBackend, wasmSizing } from '../dist/backend/wasm/
 import { convert } from '../dist/convert/convert.js';
 import { openSource } from '../dist/gguf/source.js';
 import { demoModel, type EstimateOptions, estimate, loadModel, type MemoryEstimate } from '../dist/index.js';
-import { systemWarnings } from '../dist/model/fit.js';
+import { fitOf, systemWarnings } from '../dist/model/fit.js';
 import { referenceBackend } from '../dist/reference/backend.js';
 import './dot_add.js';
 import { rewrite } from './rewrite.js';
@@ -252,6 +252,13 @@ describe('where memory is short', () => {
     await expect(loading).rejects.toThrow(
       /^bytes: does not fit: layers 0\.\d+ MB, head 0\.26 MB, cache of 16777216 positions .* GB, working memory .*; it fits with contextSize \d+/,
     );
+  });
+
+  it('counts what loading takes beside the weights, where that is the most', () => {
+    const none = { head: 0, embedding: 0, screen: 0, running: 0 };
+    const needs = { ...none, layers: 6400, loading: 1280, blocks: 1, block: 64, working: 64 };
+    expect(fitOf(needs, 7680, 1)).toEqual({ screened: false, blocks: 1, totalBytes: 6528, peakBytes: 7680 });
+    expect(fitOf(needs, 7679, 1)).toBeUndefined();
   });
 
   it('warns, and does not refuse, where the system has less left', () => {

@@ -15,10 +15,14 @@ import type { ServerResponse } from 'node:http';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
+import { download } from '../dist/hub/download.js';
+import { ask, follow } from '../dist/hub/http.js';
 import { openModel } from '../dist/hub/open.js';
 import { progressMeter } from '../dist/hub/progress.js';
 import { parseReference } from '../dist/hub/reference.js';
+import type { Part, Store } from '../dist/hub/store.js';
+import { stores } from '../dist/hub/store_node.js';
 import {
   type DownloadProgress,
   HubError,
@@ -203,6 +207,16 @@ describe('choosing a file', () => {
     await expect(pull()).rejects.toThrow(/more than 100 pages of files/);
   });
 
+  test('a list that is too long to be one', async () => {
+    const blanks = Buffer.alloc(1 << 20, ' ');
+    hub.listMood = (_, response) => {
+      const send = (left: number) => (left === 0 ? response.end('[]') : response.write(blanks, () => send(left - 1)));
+      send(33);
+      return true;
+    };
+    await expect(pull()).rejects.toMatchObject({ code: 'format', message: /: more than 33554432 bytes, expected a/ });
+  });
+
   test.each<[string, RegExp]>([
     ['<html>', /HTTP 200 and no JSON, expected a list of files/],
     ['{"error":1}', /HTTP 200 and no list, expected a list of files/],
@@ -270,6 +284,11 @@ describe('pulling', () => {
     expect(left()).toEqual([]);
   });
 
+  test('of addresses that differ in their queries', async () => {
+    for (const query of ['?m=1', '?m=2']) await pull(`${hub.url}/${FILE}${query}`);
+    expect(await listModels({ cacheFolder })).toHaveLength(2);
+  });
+
   test('of an address without length, tag and ranges', async () => {
     hub.mood = (_, response) => {
       response.writeHead(200);
@@ -306,6 +325,46 @@ describe('resuming', () => {
     expect(got).toBe(sha256);
     // What was there already is loaded, but was not fast.
     expect(progress[0]).toMatchObject({ loadedBytes: 300_000, bytesPerSecond: 0 });
+  });
+
+  test('takes no more room than what is missing', async () => {
+    hub.mood = breaking(300_000);
+    await expect(pull()).rejects.toMatchObject({ code: 'network' });
+    hub.reset();
+    const store = (await stores.open(cacheFolder)) as Store;
+    const [{ key, stored, bytes }] = await store.list();
+    const address = new URL(stored.url);
+    const fetchWith = (freeBytes: number) =>
+      store.locked(key, {}, async () => {
+        const part = await store.part(key);
+        const tight: Store = Object.create(store, { freeBytes: { value: async () => freeBytes } });
+        const wanted = { ...stored, address, size: model.length };
+        return download(part, tight, wanted, { retries: 0, timeoutMs: 10_000 }).finally(() => part.close());
+      });
+    await expect(fetchWith(model.length - bytes - 1)).rejects.toMatchObject({ code: 'cache' });
+    expect(await fetchWith(model.length - bytes)).toMatchObject({ sha256 });
+  });
+
+  test('a file is not put in place for who has stopped meanwhile', async () => {
+    const store = (await stores.open(cacheFolder)) as Store;
+    const part = await store.part('org/m.gguf');
+    const reason = new Error('the lock is lost');
+    const control = new AbortController();
+    const hash = {
+      update() {},
+      hex() {
+        control.abort(reason);
+        return sha256;
+      },
+    };
+    const address = new URL(`${hub.url}/${FILE}`);
+    const wanted = { name: 'm', address, url: address.href };
+    const { signal } = control;
+    const stopped: Part = Object.create(part, { hash: { value: async () => hash } });
+    const ended = download(stopped, store, wanted, { retries: 0, timeoutMs: 10_000, signal });
+    await expect(ended).rejects.toBe(reason);
+    await part.close();
+    expect(left()).toEqual(['m.gguf.part', 'm.gguf.part.json']);
   });
 
   test('by itself, as often as bytes come', async () => {
@@ -385,6 +444,23 @@ describe('resuming', () => {
     };
     expect(await pull(`${hub.url}/${FILE}`, { retries: 1 })).toMatchObject({ sha256 });
     expect(hub.seen).toHaveLength(2);
+  });
+
+  test('begins anew where the hub has another checksum by now, and there are no tags', async () => {
+    hub.mood = (request, response, n) => {
+      const bytes = hub.files[FILE];
+      const from = Number(/^bytes=(\d+)-/.exec(request.headers.range ?? '')?.[1] ?? 0);
+      const range = from > 0 && { 'content-range': `bytes ${from}-${bytes.length - 1}/${bytes.length}` };
+      response.writeHead(range ? 206 : 200, { ...range, 'content-length': bytes.length - from });
+      if (n > 0) response.end(bytes.subarray(from));
+      else response.write(bytes.subarray(from, 300_000), () => setTimeout(() => response.destroy(), 30));
+      return true;
+    };
+    await expect(pull()).rejects.toMatchObject({ code: 'network' });
+    const other = Uint8Array.from(model, (byte, i) => (i < 4 ? byte : byte ^ 1));
+    hub.files[FILE] = other;
+    expect(await pull()).toMatchObject({ sha256: sha256Of(other), status: 'downloaded' });
+    expect(hub.seen.at(-1)?.range).toBeUndefined();
   });
 
   test('goes on where only the tag is known, and then in pieces', async () => {
@@ -547,6 +623,32 @@ describe('answers that are not what was asked for', () => {
     };
     const { message, ...rest } = expected as { message: RegExp };
     await expectFailure({ ...rest, message: expect.stringMatching(message) });
+  });
+
+  test('a runtime that names the whole address in its error', async () => {
+    const address = new URL('https://hub/x.gguf?signature=secret');
+    vi.stubGlobal('fetch', () => Promise.reject(new TypeError(`error sending request for url (${address.href})`)));
+    try {
+      await expect(ask(address, { timeoutMs: 1000 })).rejects.toMatchObject({
+        code: 'network',
+        message: 'https://hub/x.gguf: the connection failed: error sending request for url (https://hub/x.gguf)',
+      });
+    } finally {
+      vi.unstubAllGlobals();
+    }
+  });
+
+  test('a redirect from https to http', async () => {
+    const answers = [new Response(null, { status: 302, headers: { location: 'http://elsewhere/x.gguf' } })];
+    vi.stubGlobal('fetch', async () => answers.pop());
+    try {
+      await expect(follow(new URL('https://hub/x.gguf'), {}, undefined)).rejects.toMatchObject({
+        code: 'redirect',
+        message: 'https://hub/x.gguf: HTTP 302: a redirect from https: to http:, expected https:',
+      });
+    } finally {
+      vi.unstubAllGlobals();
+    }
   });
 
   test('a body that goes on after the end', async () => {
@@ -781,7 +883,12 @@ describe('two at once', () => {
     writeFileSync(lock, `x 4194305 ${hostname()}`); // no process has this number
     await pull();
     writeFileSync(lock, 'x 1 elsewhere');
-    await expect(pull(REF, { signal: AbortSignal.timeout(600) })).rejects.toThrow(/timeout/);
+    // Its holder touches it every two seconds, and may be late.
+    for (const age of [0, 10_000]) {
+      const touched = new Date(Date.now() - age);
+      utimesSync(lock, touched, touched);
+      await expect(pull(REF, { signal: AbortSignal.timeout(600) })).rejects.toThrow(/timeout/);
+    }
     const old = new Date(Date.now() - 60_000);
     utimesSync(lock, old, old);
     await Promise.all([pull(), pull(), pull()]);
@@ -829,6 +936,11 @@ describe('opening', () => {
     hub.seen = [];
     await (await load(`${hub.url}/${FILE}`, { cache: true })).dispose();
     expect(hub.seen).toEqual([]);
+  });
+
+  test('of another revision is asked for', async () => {
+    await pull();
+    await expect(openModel(`${REF}@v1`, options())).rejects.toMatchObject({ code: 'status', status: 404 });
   });
 
   test('a file goes before a reference', async () => {

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
@@ -27,6 +27,22 @@ test('a folder', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'ternlm-store-'));
   try {
     await storeContract(await stores.open(folder), openSource);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test('nothing says that a file is whole before it is there', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'ternlm-store-'));
+  try {
+    const store = (await stores.open(folder)) as Store;
+    const part = await store.part('org/m.gguf');
+    await part.begin({ name: 'org/m', url: '' });
+    await part.append(model);
+    const path = store.pathOf('org/m.gguf') as string;
+    mkdirSync(join(path, 'in the way'), { recursive: true });
+    await expect(part.finish({ name: 'org/m', url: '', size: model.length, sha256: '0' })).rejects.toThrow();
+    expect([existsSync(`${path}.part`), existsSync(`${path}.json`)]).toEqual([true, false]);
   } finally {
     rmSync(folder, { recursive: true });
   }

@@ -5,6 +5,7 @@ import {
   BackendLostError,
   demoModel,
   GgufError,
+  HubError,
   type LoadModelOptions,
   loadModel,
   type Model,
@@ -60,6 +61,24 @@ describe('a model in a worker', () => {
   it('says the same of itself', () => {
     expect(there.info).toEqual(here.info);
     expect(there.info).toBe(there.info);
+  });
+
+  it('says what has changed, as when the CPU takes over from a GPU', async () => {
+    const infos = [there.info, { ...there.info, backend: 'another' }];
+    const model = await remoteModel(
+      ({ onAnswer }) => ({
+        post: ({ id }) =>
+          queueMicrotask(() => onAnswer({ kind: 'done', id, value: undefined, info: id < 2 ? infos[id] : undefined })),
+        end() {},
+      }),
+      demoModel,
+      {},
+    );
+    expect(model.info).toBe(infos[0]);
+    for (let i = 0; i < 2; i++) {
+      await model.tokenize('a');
+      expect(model.info).toBe(infos[1]);
+    }
   });
 
   it('writes the same, token by token, and returns the same', async () => {
@@ -199,6 +218,22 @@ describe('a reader', () => {
     expect(await failure(long)).toBe(reason);
     expect(await there.tokenize('a')).toEqual(await here.tokenize('a'));
   });
+
+  it('whose signal ends a call is not computed for any more', async () => {
+    const told: Answer[] = [];
+    const model = await remoteModel(
+      ({ onAnswer, onDeath }) => overChannel({ onDeath, onAnswer: (answer) => [told.push(answer), onAnswer(answer)] }),
+      demoModel,
+      { threads: 1 },
+    );
+    const reason = new Error('enough');
+    const control = new AbortController();
+    const options = { contextSize: 16, signal: control.signal, onProgress: () => control.abort(reason) };
+    expect(await failure(model.perplexity(TEXT.repeat(60), options))).toBe(reason);
+    while (told.at(-1)?.kind === 'progress') await new Promise((resolve) => setTimeout(resolve, 10));
+    expect(told.at(-1)).toMatchObject({ kind: 'failed', error: { name: 'AbortError' } });
+    await model.dispose();
+  });
 });
 
 describe('loading', () => {
@@ -278,6 +313,7 @@ describe('errors', () => {
       new DOMException('was ended', 'AbortError'),
       new SyntaxError('template'),
       new WebAssembly.RuntimeError('unreachable'),
+      new HubError('status', 'http://hub/x: HTTP 503', { status: 503, retryAfterMs: 2000 }),
       new Error('plain', { cause: 'a word' }),
     ];
     for (const error of all) {
@@ -287,6 +323,7 @@ describe('errors', () => {
       expect(got.constructor).toBe(error instanceof WebAssembly.RuntimeError ? Error : error.constructor);
     }
     expect(errorOf(plainError(all[0]))).toMatchObject({ offset: 77, cause });
+    expect(errorOf(plainError(all[5]))).toMatchObject({ code: 'status', status: 503, retryAfterMs: 2000 });
     expect(errorOf(plainError('a word')).message).toBe('a word');
   });
 
@@ -307,6 +344,21 @@ describe('errors', () => {
 });
 
 describe('the end', () => {
+  it('of a model ends its worker', async () => {
+    let ended = 0;
+    const model = await remoteModel(
+      (events) => {
+        const inner = overChannel(events);
+        return { ...inner, end: () => [ended++, inner.end()] };
+      },
+      demoModel,
+      { threads: 1 },
+    );
+    expect(ended).toBe(0);
+    await model.dispose();
+    expect(ended).toBe(1);
+  });
+
   it('of a model ends what runs, as here', async () => {
     for (const open of [() => loadModel(demoModel, { threads: 1 }), () => remote(demoModel)]) {
       const model = await open();

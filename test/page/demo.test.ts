@@ -82,6 +82,14 @@ describe('ternlm demo', () => {
     expect(readdirSync(scratch)).toEqual(['ternlm.html']);
   });
 
+  it('has a page that makes no markup of texts', () => {
+    const folder = join(root, 'demo/page');
+    for (const name of readdirSync(folder).filter((file) => file.endsWith('.ts'))) {
+      const markup = /(inner|outer)HTML|insertAdjacentHTML|setHTML|createContextualFragment|DOMParser|document\.write/;
+      expect(readFileSync(join(folder, name), 'utf8'), name).not.toMatch(markup);
+    }
+  });
+
   it('has a page in the package that is not as large as its model', () => {
     const page = join(root, 'dist/page/ternlm.html');
     expect(existsSync(page)).toBe(true);

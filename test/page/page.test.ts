@@ -137,13 +137,16 @@ describe.skipIf(missing !== undefined)(missing === undefined ? 'the page' : `the
     await page.close();
   });
 
-  it('stops in the middle, keeps what is there, and writes again', async () => {
+  it.each([
+    ['Escape', "dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape' }))"],
+    ['the button', "document.querySelector('#stop').click()"],
+  ])('stops in the middle, by %s, keeps what is there, and writes again', async (_, stop) => {
     const { page } = await openLoaded();
     await setLength(page, 480);
     await page.evaluate(`new MutationObserver((_, observer) => {
         if ((document.querySelector('.out')?.textContent ?? '') === '') return;
         observer.disconnect();
-        dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape' }));
+        ${stop};
       }).observe(document.body, { subtree: true, childList: true, characterData: true }); undefined`);
     await send(page);
     const stopped = await figures(page);
