@@ -12,11 +12,13 @@ export interface Answer {
   readonly error?: unknown;
 }
 
+/** Figures that change more often cannot be read. */
 const FIGURES_EVERY_MS = 250;
 const ENDINGS = { stop: 'ended by itself', length: 'length reached', stopped: 'stopped', failed: 'failed' };
 
 /** The page follows the text while its end is in view. */
 let following = true;
+/** Some lines: about what a person scrolls who wants to stay behind. */
 const NEAR_PX = 160;
 addEventListener('scroll', () => {
   following = innerHeight + scrollY >= document.documentElement.scrollHeight - NEAR_PX;

@@ -9,6 +9,7 @@ const figures = byId('loading-figures', HTMLParagraphElement);
 const need = byId('loading-memory', HTMLParagraphElement);
 const cancel = byId('loading-cancel', HTMLButtonElement);
 
+/** Pieces come quicker than anybody looks. */
 const SHOW_EVERY_MS = 100;
 
 /** @throws RangeError where memory does not hold it, before anything of it is downloaded */

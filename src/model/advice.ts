@@ -16,10 +16,10 @@ export interface Advice {
   readonly converts: boolean;
 }
 
-/** A shorter context is hardly worth a word, where the one that was wished for is longer. */
+/** A shorter context is hardly worth a word, where the one that was wished for is twice as long (not tuned). */
 const WORTH_POSITIONS = 256;
 
-/** Less of the limit is not worth a conversion. */
+/** Less of the limit is not worth a conversion (not tuned). */
 const WORTH_SHARE = 0.01;
 
 /** Most positions that loadModel takes. */

@@ -23,7 +23,7 @@ export type Answer =
   | { kind: 'done'; id: number; value: unknown; info: ModelInfo | undefined }
   | { kind: 'failed'; id: number; error: PlainError; info: ModelInfo | undefined };
 
-/** Tokens that may lie unread in the page: with those that the engine keeps ready, enough for a reader that lags for a step or two. */
+/** Tokens that may lie unread in the page: with those that the engine keeps ready, enough for a reader that lags for a step or two (not tuned). */
 export const UNREAD = 8;
 
 /** An error as structured clone takes it: that keeps neither classes of ours nor what they add. */

@@ -16,11 +16,13 @@ const PAGE_MS = 60_000;
 /** The icon is one that nothing is asked for. */
 export const pageOf = (body) => `<!doctype html><title>ternlm</title><link rel="icon" href="data:,">\n${body}\n`;
 
-const PROGRAM = pageOf(`<script type="module">
-  import { demoModel, loadModel } from './node_modules/ternlm/dist/ternlm.js';
+/** The module in the installed package, beside which the demo model is found; or a copy of it, which is given an address. */
+const program = (module, model) =>
+  pageOf(`<script type="module">
+  import { demoModel, loadModel } from '${module}';
   import { exercise } from './program.mjs';
-  globalThis.result = exercise({ loadModel, model: demoModel });
-  globalThis.comeAndGo = async () => (await loadModel(demoModel)).dispose();
+  globalThis.result = exercise({ loadModel, model: ${model} });
+  globalThis.comeAndGo = async () => (await loadModel(${model})).dispose();
 </script>`);
 
 /**
@@ -98,12 +100,16 @@ function row(isolated) {
       const cwd = await shared('page', async () => {
         const cwd = await installed();
         await cp(join(import.meta.dirname, 'program.mjs'), join(cwd, 'program.mjs'));
-        await writeFile(join(cwd, 'index.html'), PROGRAM);
+        const ternlm = 'node_modules/ternlm';
+        await cp(join(cwd, ternlm, 'dist/ternlm.js'), join(cwd, 'ternlm.js'));
+        await cp(join(cwd, ternlm, 'demo/tales.gguf'), join(cwd, 'tales.gguf'));
+        await writeFile(join(cwd, 'index.html'), program(`./${ternlm}/dist/ternlm.js`, 'demoModel'));
+        await writeFile(join(cwd, 'copied.html'), program('./ternlm.js', "'tales.gguf'"));
         return cwd;
       });
       const server = await serve(cwd, isolated ? ISOLATION : {});
       try {
-        const result = await inPage(server.url, (page) => exerciseIn(page, isolated));
+        const result = await inPage(server.url + (isolated ? '' : 'copied.html'), (page) => exerciseIn(page, isolated));
         if (result.workers === 0) throw new Error('no worker was started, expected the engine in one');
         return result;
       } finally {

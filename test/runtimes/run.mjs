@@ -69,6 +69,10 @@ export async function startServer(command, args, { cwd, where }) {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const ended = new Promise((resolve) => child.on('close', resolve));
+  // Nothing outlives this process, whatever a row waits for.
+  const end = () => child.kill('SIGKILL');
+  process.once('exit', end);
+  ended.then(() => process.off('exit', end));
   const timer = setTimeout(() => child.kill(), START_MS);
   let said = '';
   const found = await new Promise((resolve, reject) => {
@@ -87,9 +91,13 @@ export async function startServer(command, args, { cwd, where }) {
     found,
     pid: child.pid,
     said: () => said,
-    close() {
+    async close() {
       child.kill();
-      return ended;
+      // One that does not listen ends without a code.
+      const timer = setTimeout(end, EXIT_MS);
+      const code = await ended;
+      clearTimeout(timer);
+      return code;
     },
   };
 }
