@@ -37,6 +37,7 @@ export const host: Host = {
   turn: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
   memoryBytes: WORKER_BYTES - HEAP_BYTES,
   keptBytes: HEAP_BYTES / 2,
+  hasFiles: false,
   noRevectorizer: () => 'flags of this engine cannot be set',
   withFlags: async (_flags, act) => act(),
 };
