@@ -32,7 +32,7 @@ interface OpenOptions {
 }
 
 const TIMEOUT_MS = 60_000;
-/** The longest that timers of all runtimes can wait: longer ones would be over at once. */
+/** The longest that a timer waits, 25 days; a longer one is over at once. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 /** Of an address that a message shows. */
 const MAX_SHOWN = 200;
@@ -54,7 +54,9 @@ export async function openSource(
   options: OpenOptions = {},
 ): Promise<Source> {
   const { signal, timeoutMs = TIMEOUT_MS } = options;
-  if (!(timeoutMs > 0)) throw new RangeError(`timeoutMs: got ${timeoutMs}, expected more than 0`);
+  if (!(timeoutMs > 0) || (timeoutMs > MAX_TIMER_MS && timeoutMs !== Infinity)) {
+    throw new RangeError(`timeoutMs: got ${timeoutMs}, expected more than 0 and at most ${MAX_TIMER_MS}, or Infinity`);
+  }
   signal?.throwIfAborted();
   const source = await open(input, options);
   const { name, size, readSync } = source;
