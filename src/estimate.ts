@@ -3,6 +3,7 @@ import { wasmSizing } from './backend/wasm/backend.ts';
 import { ROWS } from './evaluate.ts';
 import { type GgufHeader, readHeader, type TensorInfo } from './gguf/header.ts';
 import type { Source } from './gguf/source.ts';
+import { checkOptions } from './hub/input.ts';
 import { type OpenOptions, openModel } from './hub/open.ts';
 import { checkAlone, type LoadModelOptions, layOptions, type ModelInput } from './load_model.ts';
 import { type Advice, adviceOf, maxContext } from './model/advice.ts';
@@ -90,6 +91,7 @@ export interface MemoryEstimate {
  * @throws RangeError when an option is out of range
  */
 export async function estimate(input: ModelInput, options: EstimateOptions = {}): Promise<MemoryEstimate> {
+  checkOptions(options);
   const { backend, threads, tier, revectorize } = options;
   checkAlone(options);
   layOptions(options);

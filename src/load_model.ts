@@ -17,6 +17,7 @@ import { GgufError } from './gguf/error.ts';
 import { readHeader } from './gguf/header.ts';
 import type { Source } from './gguf/source.ts';
 import type { TilesOption } from './gguf/tiles.ts';
+import { checkOptions } from './hub/input.ts';
 import { type OpenOptions, openModel } from './hub/open.ts';
 import type { DownloadProgress } from './hub/progress.ts';
 import { MAX_CONTEXT } from './model/advice.ts';
@@ -186,9 +187,11 @@ const MAX_OUTS = 16;
  * @throws GgufError when the file is broken or not supported: what, where, expected, got
  * @throws HubError when a model of the hub cannot be had
  * @throws RangeError when an option is out of range or memory does not suffice
+ * @throws TypeError when `input` is no place of a model
  * @throws what opening the backend throws
  */
 export async function loadModel(input: ModelInput, options: LoadModelOptions = {}): Promise<Model> {
+  checkOptions(options);
   const { backend: given, fallback = false, signal } = options;
   /** Ends reading, now and when weights are read again. */
   const reading = new AbortController();

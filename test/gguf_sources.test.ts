@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { GgufError } from '../dist/gguf/error.js';
 import { readHeader } from '../dist/gguf/header.js';
 import { openSource, type Source } from '../dist/gguf/source.js';
@@ -15,6 +15,8 @@ const path = join(dir, 'model.gguf');
 let server: Server;
 let base = '';
 let requests: string[] = [];
+/** Answers that were left before their end. */
+const ended: string[] = [];
 
 beforeAll(async () => {
   writeFileSync(path, bytes);
@@ -69,6 +71,25 @@ function answer(url: string, range: string | undefined, response: ServerResponse
   else if (mood === '/same') partial({ etag: '"1"' });
   else if (mood === '/whole-later' && lying) response.writeHead(200).end(bytes);
   else if (mood === '/fails-later' && lying) response.writeHead(503).end();
+  else if (mood === '/silent' || (mood === '/silent-later' && lying)) response.on('close', () => ended.push(mood));
+  else if (mood === '/stalls' && lying) {
+    response.writeHead(206, { 'content-range': `bytes ${from}-${to}/${bytes.length}`, 'content-length': part.length });
+    response.on('close', () => ended.push(mood)).write(part.subarray(0, 1000));
+  } else if (mood === '/stalls-plain') response.writeHead(200).write(bytes.subarray(0, 1000));
+  else if (mood === '/slow') {
+    response.writeHead(200, { 'content-length': 8 });
+    const letters = [...'GGUFslow'];
+    const timer = setInterval(() => {
+      response.write(letters.shift());
+      if (letters.length > 0) return;
+      clearInterval(timer);
+      response.end();
+    }, 100);
+  } else if (mood === '/endless') {
+    response.writeHead(200).on('close', () => ended.push(mood));
+    const more = () => response.destroyed || response.write(Buffer.alloc(1 << 16, 'A'), () => setImmediate(more));
+    more();
+  } else if (mood === '/huge') response.writeHead(200, { 'content-length': 2 ** 32 + 1 }).write('GGUF');
   else if (mood === '/no-range-header') response.writeHead(206).end(part);
   else if (mood === '/unknown-size') partial({ 'content-range': `bytes ${from}-${to}/*` });
   else if (/^\/\d+$/.test(mood)) response.writeHead(Number(mood.slice(1))).end('sorry');
@@ -144,7 +165,7 @@ test('Blob and File', async () => {
   await expectWhole(file);
 });
 
-const open = (mood: string, options?: { signal?: AbortSignal }) => {
+const open = (mood: string, options?: { signal?: AbortSignal; timeoutMs?: number }) => {
   requests = [];
   return openSource(base + mood, options);
 };
@@ -213,11 +234,97 @@ test('http, nobody answers', async () => {
   await new Promise<void>((done) => nobody.listen(0, '127.0.0.1', done));
   const { port } = nobody.address() as AddressInfo;
   await new Promise((done) => nobody.close(done));
-  await expect(openSource(`http://127.0.0.1:${port}/m.gguf`)).rejects.toThrow(/ECONNREFUSED/);
+  const name = `http://127.0.0.1:${port}/m.gguf`;
+  await expect(openSource(`${name}?signature=secret`)).rejects.toThrow(
+    new RegExp(`^${name}: cannot be reached: .*ECONNREFUSED`),
+  );
 });
 
-test('other addresses', async () => {
-  await expect(openSource(new URL('ftp://example.org/m.gguf'))).rejects.toThrow(/ftp: address/);
+test('http, a server that stands still', async () => {
+  const still = { timeoutMs: 300 };
+  const nothing = 'nothing came for 0.3 s';
+  await expect(open('/silent?signature=secret', still)).rejects.toMatchObject({
+    name: 'GgufError',
+    message: `${base}/silent: cannot be reached: ${nothing}`,
+  });
+  await expect(open('/stalls-plain', still)).rejects.toThrow(
+    `${base}/stalls-plain: read at byte 0: wanted 1001 bytes, got 1000 (${nothing})`,
+  );
+  const read = async (mood: string) => (await open(mood, still)).read(10, new Uint8Array(5000));
+  await expect(read('/silent-later')).rejects.toThrow(
+    `${base}/silent-later: read at byte 10: wanted 5000 bytes, got 0 (${nothing})`,
+  );
+  await expect(read('/stalls')).rejects.toThrow(
+    `${base}/stalls: read at byte 10: wanted 5000 bytes, got 1000 (${nothing})`,
+  );
+  await expect.poll(() => ended.sort()).toEqual(['/silent', '/silent-later', '/stalls']); // the server is told
+  expect((await open('/slow', still)).size).toBe(8); // as long as bytes come
+});
+
+test('http, how long is waited', async () => {
+  for (const timeoutMs of [0, -1, Number.NaN, 2 ** 31]) {
+    await expect(open('/ranges', { timeoutMs })).rejects.toThrow(`timeoutMs: got ${timeoutMs}, expected more than 0`);
+  }
+  for (const timeoutMs of [Number.POSITIVE_INFINITY, 2 ** 31 - 1])
+    await expectWhole(await open('/ranges', { timeoutMs }));
+  // Where nothing is fetched no timer is set: in the global scope of workerd there is none.
+  const timers = vi.spyOn(globalThis, 'setTimeout');
+  try {
+    for (const input of [bytes, new Blob([bytes]), path])
+      await expectWhole(await openSource(input, { timeoutMs: 321 }));
+    expect(timers.mock.calls.filter(([, ms]) => ms === 321)).toEqual([]);
+    await expectWhole(await open('/ranges', { timeoutMs: 321 }));
+    expect(timers.mock.calls.filter(([, ms]) => ms === 321).length).toBeGreaterThan(0);
+  } finally {
+    timers.mockRestore();
+  }
+});
+
+test('http without ranges, what is no model', async () => {
+  ended.length = 0;
+  await expect(open('/endless')).rejects.toThrow(`${base}/endless: magic at byte 0: "AAAA", expected "GGUF"`);
+  await expect.poll(() => ended).toEqual(['/endless']);
+  await expect(open('/huge')).rejects.toThrow(
+    `${base}/huge: no ranges, and 4294967297 bytes, expected at most 4294967296 to be kept in memory here`,
+  );
+});
+
+test.each<[string, string]>([
+  ['ftp://user:secret@h/m.gguf?signature=secret', 'ftp://h/m.gguf: ftp: address, expected a path, '],
+  ['s3://bucket/m.gguf?signature=secret', 's3://bucket/m.gguf: s3: address, expected a path, '],
+  ['data:text/plain,secret', 'data:text/plain,…: data: without //, expected a path, '],
+  ['http:m.gguf?secret', 'http:m.gguf: http: without //, expected a path, '],
+  ['http://', 'http://: no address that can be read, expected one like https://host/path'],
+  ['http://user:secret@h:x/m.gguf?secret', 'http://h:x/m.gguf: no address that can be read, '],
+  ['http://user:secret@h/m.gguf?secret', 'http://h/m.gguf: an address with a user name or password, expected one '],
+  ['file://host/m.gguf?secret', 'file://host/m.gguf: File URL host must be '],
+  ['file:///a%2Fb.gguf', 'file:///a%2Fb.gguf: File URL path must not include encoded / '],
+])('an address that cannot be opened: %s', async (address, start) => {
+  const inputs =
+    URL.canParse(address) && !/^(http|data):(?!\/\/)/.test(address) ? [address, new URL(address)] : [address];
+  for (const input of inputs) {
+    const { message } = await openSource(input).then(
+      () => expect.unreachable('it was opened'),
+      (error: Error) => error,
+    );
+    expect(message.slice(0, start.length)).toBe(start);
+    expect(message).not.toContain('secret');
+  }
+});
+
+test('an address that is mostly data is not shown whole', async () => {
+  for (const address of [`data:,${'x'.repeat(1e5)}`, `s3://bucket/${'x'.repeat(1e5)}`]) {
+    const error = await openSource(new URL(address)).catch((error: Error) => error);
+    expect((error as Error).message.length).toBeLessThan(400);
+  }
+});
+
+test('a runtime that names the whole address in its error', async () => {
+  const address = new URL('https://hub/m.gguf?signature=secret');
+  const fetch = () => Promise.reject(new TypeError(`error sending request for url (${address.href})`));
+  await expect(openSource(address, { fetch })).rejects.toThrow(
+    /^https:\/\/hub\/m\.gguf: cannot be reached: error sending request for url \(https:\/\/hub\/m\.gguf\)$/,
+  );
 });
 
 test('a signal ends opening and reading with its reason', async () => {

@@ -25,6 +25,7 @@ import type { Part, Store } from '../dist/hub/store.js';
 import { stores } from '../dist/hub/store_node.js';
 import {
   type DownloadProgress,
+  estimate,
   HubError,
   type HubOptions,
   listModels,
@@ -938,6 +939,14 @@ describe('opening', () => {
     expect(hub.seen).toEqual([]);
   });
 
+  test('a server that stands still is not waited for, where a model is read by ranges', async () => {
+    hub.mood = () => true;
+    const late = / cannot be reached: nothing came for 0\.3 s$/;
+    await expect(load(`${hub.url}/${FILE}`, { timeoutMs: 300 })).rejects.toThrow(late);
+    await expect(load(REF, { cache: false, timeoutMs: 300 })).rejects.toThrow(late);
+    await expect(estimate(`${hub.url}/${FILE}`, { timeoutMs: 300 })).rejects.toThrow(late);
+  });
+
   test('of another revision is asked for', async () => {
     await pull();
     await expect(openModel(`${REF}@v1`, options())).rejects.toMatchObject({ code: 'status', status: 404 });
@@ -961,8 +970,47 @@ describe('opening', () => {
     await expect(load('models/tiny.gguf')).rejects.toThrow(/ENOENT/);
     await expect(load('hf:org/none')).rejects.toThrow(/^http.*: HTTP 404: nothing there/);
     await expect(load('models/tiny', { endpoint: 'http://127.0.0.1:1' })).rejects.toThrow(
-      /^models\/tiny: no such file here; and as a model of the hub: http:\/\/127.0.0.1:1\/.*: the connection failed: /,
+      /^models\/tiny: no such file here; and as a model of the hub: http:\/\/127.0.0.1:1\/.*: the connection failed: .*; only models in the cache can be opened offline$/,
     );
+    await expect(load('hf:models/tiny', { endpoint: 'http://127.0.0.1:1' })).rejects.toThrow(
+      /^http:\/\/127.0.0.1:1\/.*: the connection failed: .*; only models in the cache can be opened offline$/,
+    );
+  });
+
+  test.each<[unknown, string]>([
+    [undefined, 'undefined'],
+    [null, 'null'],
+    [42, '42'],
+    [{}, 'Object'],
+    [[], 'Array'],
+    [Promise.resolve(model), 'Promise'],
+    [new Response('GGUF'), 'Response'],
+    [() => model, 'Function'],
+    ['', 'an empty text'],
+  ])('what is no place of a model: %s', async (input, got) => {
+    const expected = `model: got ${got}, expected a path, an address, org/repo of the hub, a Blob, or the file's bytes`;
+    for (const open of [loadModel, estimate]) {
+      await expect(open(input as string)).rejects.toThrow(new TypeError(expected));
+      await expect(open(FILE, null as never)).rejects.toThrow(new TypeError('options: got null, expected an object'));
+    }
+  });
+
+  test.each(['hf:', 'hf:a', 'hf:a/b:../x', 'hf://a/b'])('%s is no reference', async (text) => {
+    await expect(load(text)).rejects.toMatchObject({
+      code: 'choice',
+      message: `"${text}": expected hf:org/repo[:file][@revision]`,
+    });
+  });
+
+  test('a view of any kind gives its bytes', async () => {
+    const around = new Uint8Array(model.length + 16);
+    around.set(model, 8);
+    const views = [new Float32Array(around.buffer, 8, model.length / 4), new DataView(around.buffer, 8, model.length)];
+    for (const view of views) expect((await estimate(view as never)).fileBytes).toBe(model.length);
+  });
+
+  test('an address that cannot be read, to be kept', async () => {
+    await expect(load('http://', { cache: true })).rejects.toThrow(/^http:\/\/: no address that can be read, /);
   });
 
   test('a file of the cache that was cut is not taken for a whole one', async () => {
@@ -1097,7 +1145,7 @@ describe('the command', () => {
     });
     expect(await ternlm(['rm', NAME])).toMatchObject({
       code: 1,
-      stderr: /org\/tiny:.*: no such model here, expected one of: ternlm ls/,
+      stderr: /org\/tiny:.*: no such model here; see: ternlm ls/,
     });
     expect(left()).toEqual([]);
   });
@@ -1130,6 +1178,10 @@ describe('the command', () => {
     const { code, stdout, stderr } = await ternlm(['pull', REF]);
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
     expect(stderr).toMatch(/^ternlm: http\S+: HTTP 401: .*the token that was given does not do\n$/);
+    expect(await ternlm(['pull', MAIN])).toMatchObject({
+      code: 1,
+      stderr: /main\.js is a file here, nothing to pull\n$/,
+    });
     expect(await ternlm(['pull'])).toMatchObject({ code: 1, stderr: /pull: no model; expected org\/repo/ });
     expect(await ternlm(['run', 'org/none', 'a'])).toMatchObject({
       code: 1,

@@ -74,7 +74,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   convert: ['gguf', 'safetensors'],
   safetensors: [],
   gguf: ['host'],
-  hub: ['gguf'],
+  hub: ['gguf', 'host'],
   host: [],
   tokenizer: [],
   'sampler.ts': [],

@@ -57,7 +57,7 @@ off, by the names of ternlm ls; org/repo stands for all files of it.`,
       const removed = await removeModel(name, { cacheFolder: given.text('cache-folder') });
       for (const model of removed) say(`removed ${printable(model.name)}: ${bytes(model.bytes)}`);
       if (removed.length > 0) continue;
-      say(`${styled('red', 'ternlm:')} ${printable(name)}: no such model here, expected one of: ternlm ls`);
+      say(`${styled('red', 'ternlm:')} ${printable(name)}: no such model here; see: ternlm ls`);
       code = 1;
     }
     return code;

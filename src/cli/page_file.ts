@@ -19,6 +19,9 @@ export async function writePage(out: string, html: string): Promise<void> {
     await rename(temporary, out);
   } catch (error) {
     await rm(temporary, { force: true });
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
+      throw new UsageError(`${out}: no such folder: ${dirname(out)}`);
+    }
     throw Object.assign(error as Error, { path: out });
   }
   say(`${printable(out)}: ${bytes(Buffer.byteLength(html))}`);

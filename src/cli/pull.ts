@@ -1,3 +1,5 @@
+import { stat } from 'node:fs/promises';
+import { parseReference } from '../hub/reference.ts';
 import { pullModel } from '../index.ts';
 import type { FlagGroup, Verb } from './arguments.ts';
 import { UsageError } from './arguments.ts';
@@ -53,6 +55,9 @@ The path of the file goes to stdout.`,
   async run(given) {
     const [ref] = given.positionals;
     if (ref === undefined) throw new UsageError('pull: no model; expected org/repo[:file][@revision] or an address');
+    if (parseReference(ref) === undefined && (await isFile(ref))) {
+      throw new UsageError(`pull: ${ref} is a file here, nothing to pull`);
+    }
     const interrupt = catchInterrupt();
     const bar = progressBar(printable(modelName(ref)));
     let from: number | undefined;
@@ -88,3 +93,9 @@ The path of the file goes to stdout.`,
     }
   },
 };
+
+const isFile = (path: string) =>
+  stat(path).then(
+    (found) => found.isFile(),
+    () => false,
+  );

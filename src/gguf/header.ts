@@ -11,6 +11,7 @@
 // that was given twice (39) is settled by the span, too.
 import { type Cursor, cursorAt0, fail, fill, left, need, position, text, u32, u64 } from './cursor.ts';
 import { rowFault, sizeOf, strangeType, type TensorType, typeNames } from './layouts.ts';
+import { magicFault } from './magic.ts';
 import type { Source } from './source.ts';
 import { type ElementType, type GgufValue, VALUE_BYTES, VALUE_TYPES } from './value.ts';
 
@@ -130,9 +131,8 @@ export async function readHeader(source: Source, limits: Partial<Limits> = {}): 
 
 function checkMagic(c: Cursor): void {
   need(c, 4, 'magic');
-  const magic = String.fromCharCode(...c.window.subarray(0, 4));
-  if (['lmgg', 'fmgg', 'tjgg', 'algg'].includes(magic)) fail(c, 'magic', 'a GGML file older than GGUF, expected GGUF');
-  if (magic !== 'GGUF') fail(c, 'magic', `${JSON.stringify(magic)}, expected "GGUF"`);
+  const fault = magicFault(c.window);
+  if (fault !== undefined) fail(c, 'magic', fault);
   c.at = 4;
   need(c, 4, 'version');
   const version = u32(c);

@@ -31,6 +31,8 @@ export interface Host {
   availableBytes?(): number | undefined;
   /** Most bytes of a file that may be kept in memory beside, where a server knows no ranges. */
   readonly keptBytes: number;
+  /** Whether a text can be the path of a file. */
+  readonly hasFiles: boolean;
   /** Why V8 cannot be told to make 256-bit operations here, or undefined. */
   noRevectorizer(): string | undefined;
   /** Does `act`, which must not wait for anything, under flags of V8. They are the process's, and are taken back at once. */

@@ -2,6 +2,7 @@
 import { readFileSync, readSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { type Host, MOST_THREADS, type ThreadStart, WASM32_BYTES } from './host.ts';
 import { inlinedKernels } from './inlined.ts';
@@ -13,7 +14,7 @@ const READ_BYTES = 1 << 30;
 
 export const host: Host = {
   async openFile(path) {
-    const file = await open(path, 'r');
+    const file = await open(pathOf(path), 'r');
     const stat = await file.stat();
     const most = (dst: Uint8Array) => Math.min(dst.length, READ_BYTES);
     return {
@@ -64,10 +65,21 @@ export const host: Host = {
       return undefined; // Deno tells only with --allow-sys
     }
   },
-  keptBytes: Number.POSITIVE_INFINITY,
+  keptBytes: WASM32_BYTES, // no larger model can be computed with on the CPU
+  hasFiles: true,
   noRevectorizer,
   withFlags,
 };
+
+/** Node's own error does not name the address. */
+function pathOf(path: string | URL): string {
+  if (typeof path === 'string') return path;
+  try {
+    return fileURLToPath(path);
+  } catch (cause) {
+    throw new TypeError(`file://${path.host}${path.pathname}: ${(cause as Error).message}`, { cause });
+  }
+}
 
 /**
  * Physical cores that this process may use: those of the CPUs it is bound to, and no more than its cgroup's quota. Undefined

@@ -77,7 +77,8 @@ export const host: Host = {
     };
   },
   memoryBytes: WASM32_BYTES,
-  keptBytes: Number.POSITIVE_INFINITY,
+  keptBytes: WASM32_BYTES, // no larger model can be computed with on the CPU
+  hasFiles: false,
   noRevectorizer: () => 'flags of this engine cannot be set',
   withFlags: async (_flags, act) => act(),
 };

@@ -36,7 +36,8 @@ export const host: Host = {
   turns: () => ({ next: (act) => queueMicrotask(act), close: async () => {} }),
   turn: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
   memoryBytes: WORKER_BYTES - HEAP_BYTES,
-  keptBytes: HEAP_BYTES / 2, // what the heap is left with then is what it takes without (see there)
+  keptBytes: HEAP_BYTES / 2, // the other half is what JavaScript takes without (HEAP_BYTES)
+  hasFiles: false,
   noRevectorizer: () => 'flags of this engine cannot be set',
   withFlags: async (_flags, act) => act(),
 };

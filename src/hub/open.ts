@@ -1,7 +1,10 @@
+import { host } from '#host';
 import { stores } from '#store';
-import { openSource, type Source } from '../gguf/source.ts';
+import { GgufError } from '../gguf/error.ts';
+import { type Fetch, openSource, type Source } from '../gguf/source.ts';
 import { HubError } from './error.ts';
 import { follow, refused, type Token } from './http.ts';
+import { checkedInput } from './input.ts';
 import { accessOf, addressOf, findCached, openStore, type PullOptions, pull, type Remote } from './pull.ts';
 import { parseReference } from './reference.ts';
 
@@ -16,32 +19,38 @@ export interface OpenOptions extends PullOptions {
 
 /**
  * Opens what loadModel takes: an address, bytes, an existing path, or a reference to a model of the hub.
- * @throws HubError, GgufError, and the system's own error for a path
+ * @throws HubError, GgufError, TypeError on what is none of these, and the system's own error for a path
  */
 export async function openModel(
-  input: string | URL | Blob | Uint8Array | ArrayBuffer,
+  given: string | URL | Blob | Uint8Array | ArrayBuffer,
   options: OpenOptions = {},
 ): Promise<Source> {
-  const { signal } = options;
+  const input = checkedInput(given);
+  const { signal, timeoutMs } = options;
   signal?.throwIfAborted();
   const remote = await remoteIn(input, options.cache);
-  if (remote === undefined) return openSource(input, { signal });
+  if (remote === undefined) return openSource(input, { signal, timeoutMs });
   try {
     const cached = await findCached(remote, options);
     const keeps = cached !== undefined || (options.cache ?? (await stores.open(options.cacheFolder)) !== undefined);
     if ('reference' in remote && !keeps) {
       const access = accessOf(options);
       const address = await addressOf(remote.reference, access);
-      return await openSource(address, { signal, fetch: (url, init) => range(url, init, access.token) });
+      const fetch: Fetch = (url, init) => range(url, init, access.token);
+      return await openSource(address, { signal, timeoutMs, fetch }).catch((error: unknown) => {
+        throw error instanceof GgufError && error.cause instanceof HubError ? error.cause : error;
+      });
     }
     const { key } = cached ?? (await pull(remote, options)).found;
     return await openSource(await (await openStore(options)).open(key), { signal });
   } catch (error) {
-    if (!('reference' in remote) || remote.reference.explicit || !isNotThere(error)) throw error;
+    if (!('reference' in remote) || !isNotThere(error)) throw error;
     const { code, message, status } = error;
-    throw new HubError(code, `${String(input)}: no such file here; and as a model of the hub: ${message}`, {
-      ...{ status, cause: error },
-    });
+    const other = host.hasFiles ? 'no such file here; and as a model of the hub' : 'as a model of the hub';
+    const before = remote.reference.explicit ? '' : `${String(input)}: ${other}: `;
+    const hasCache = code === 'network' && (await stores.open(options.cacheFolder)) !== undefined;
+    const after = hasCache ? '; only models in the cache can be opened offline' : '';
+    throw before + after === '' ? error : new HubError(code, before + message + after, { status, cause: error });
   }
 }
 
@@ -61,7 +70,7 @@ async function remoteIn(
   if (typeof input !== 'string' && !(input instanceof URL)) return undefined;
   const text = String(input);
   if (/^[a-z][a-z0-9+.-]+:\/\//i.test(text)) {
-    return cache && /^https?:/i.test(text) ? { address: new URL(text) } : undefined;
+    return cache && /^https?:/i.test(text) && URL.canParse(text) ? { address: new URL(text) } : undefined;
   }
   const reference = parseReference(text);
   return reference === undefined || (await stores.exists(text)) ? undefined : { reference };

@@ -1,5 +1,6 @@
 // loadModel in a browser: in a page the engine runs in a worker, so that the page stays at hand.
 import type { EstimateOptions, MemoryEstimate } from '../estimate.ts';
+import { checkedInput, checkOptions } from '../hub/input.ts';
 import { parseReference } from '../hub/reference.ts';
 import type { LoadModelOptions, Model, ModelInput } from '../load_model.ts';
 import type { Connection, Events } from './client.ts';
@@ -7,6 +8,7 @@ import type { Answer } from './protocol.ts';
 
 /** As loadModel of ../load_model.ts; addresses may be relative to the page. */
 export async function loadModel(input: ModelInput, options: LoadModelOptions = {}): Promise<Model> {
+  checkOptions(options);
   const isPage = typeof document === 'object' && typeof Worker === 'function';
   const { backend, worker = isPage && backend === undefined } = options;
   const file = await resolved(input);
@@ -24,10 +26,13 @@ export async function estimate(input: ModelInput, options?: EstimateOptions): Pr
 }
 
 /** An address relative to the page, or to a worker's script, made a whole one, and of a Blob its Blob; the rest as it is. */
-async function resolved(input: ModelInput): Promise<ModelInput> {
+async function resolved(given: ModelInput): Promise<ModelInput> {
+  const input = checkedInput(given);
   if ((typeof input !== 'string' && !(input instanceof URL)) || parseReference(String(input)) !== undefined)
     return input;
-  const address = new URL(input, typeof document === 'object' ? document.baseURI : globalThis.location?.href);
+  const base = typeof document === 'object' ? document.baseURI : globalThis.location?.href;
+  if (!URL.canParse(input, base)) return input; // which opening it tells
+  const address = new URL(input, base);
   return address.protocol === 'blob:' ? (await fetch(address)).blob() : address;
 }
 

@@ -207,7 +207,7 @@ async function addresses(context) {
     } else if (request.url === '/whole') response.writeHead(200, { 'content-length': size }).write(bytes);
     else {
       response.writeHead(200);
-      const chunk = Buffer.alloc(1 << 20);
+      const chunk = Buffer.alloc(1 << 20, 'GGUF');
       const more = () => {
         if (response.destroyed) return;
         sent += chunk.length;

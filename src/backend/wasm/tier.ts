@@ -118,6 +118,7 @@ async function choose(wanted: Tier | 'auto', revectorize: boolean, shared: boole
       if (tier === 'relaxed') [name, note] = relaxedKernels(await compiled('relaxed', shared), shared);
       module = await compiled(name, shared);
     } catch (error) {
+      if (isForbidden(error)) throw new Error(FORBIDDEN, { cause: error });
       const detail = error instanceof WebAssembly.CompileError ? '' : `: ${String(error)}`;
       why.push(`${tier}: not accepted by this engine${detail}`);
       continue;
@@ -141,6 +142,13 @@ async function choose(wanted: Tier | 'auto', revectorize: boolean, shared: boole
   }
   throw new Error(`no kernels run here: ${why.join('; ')}`);
 }
+
+const FORBIDDEN =
+  "no kernels run here: a Content-Security-Policy forbids WebAssembly, expected script-src 'wasm-unsafe-eval' in it";
+
+/** Browsers tell of a policy in the message alone, each in its own words. */
+const isForbidden = (error: unknown) =>
+  error instanceof Error && /unsafe-eval|Content.Security.Policy|\bCSP\b/i.test(error.message);
 
 /** Compiles `revec` in 256 bits, or says why not. */
 async function compileRevec(shared: boolean): Promise<string | undefined> {
