@@ -390,7 +390,8 @@ describe('pulling', () => {
       return true;
     };
     const message = /no room for http.*: \d+ bytes free, expected 4503599627370496$/;
-    await expect(pull(`${hub.url}/${FILE}`)).rejects.toMatchObject({ code: 'cache', message });
+    const more = { signal: AbortSignal.timeout(10_000) };
+    await expect(pull(`${hub.url}/${FILE}`, more)).rejects.toMatchObject({ code: 'cache', message });
     expect(left()).toEqual([]);
   });
 
@@ -638,8 +639,11 @@ describe('resuming', () => {
     hub.mood = (_, response) => {
       response.writeHead(200, { 'content-length': model.length, etag: '"1"' });
       response.write(model.subarray(0, 150_000));
-      setTimeout(() => response.write(model.subarray(150_000, 200_000)), 200);
-      return true; // and waits
+      // Of what comes at once not all is reported.
+      let sent = 150_000;
+      const trickle = setInterval(() => response.write(model.subarray(sent, (sent += 1000))), 150);
+      response.on('close', () => clearInterval(trickle));
+      return true;
     };
     const pulling = pull(REF, {
       signal: stop.signal,

@@ -3,7 +3,7 @@ import { readHeader } from '../gguf/header.ts';
 import { openSource } from '../gguf/source.ts';
 import { HubError } from './error.ts';
 import { type Answer, ask, type RetryOptions, strongTag, type Token, withRetries } from './http.ts';
-import { printable } from './printable.ts';
+import { MAX_ADDRESS_CHARS, printable } from './printable.ts';
 import { type DownloadProgress, progressMeter } from './progress.ts';
 import type { Hash, Part, Store, Stored } from './store.ts';
 
@@ -230,7 +230,7 @@ async function checkEnd(part: Part, { url }: Wanted): Promise<void> {
     if (!(error instanceof GgufError)) throw error;
     await part.remove();
     const message = `${url}: the server did not tell the length, and the ${bytes} bytes that came are no whole GGUF file`;
-    throw new HubError('length', `${message}: ${printable(error.message)}; they were thrown away`, { cause: error });
+    throw new HubError('length', `${message}: ${printable(error.message, MAX_ADDRESS_CHARS)}; they were thrown away`, { cause: error });
   }
 }
 
