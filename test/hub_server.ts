@@ -106,12 +106,28 @@ export function sendFile(request: IncomingMessage, response: ServerResponse, byt
   response.end(bytes.subarray(from, to + 1));
 }
 
-/** Begins as `sendFile` would and breaks the connection off after some bytes. */
-export function breakOff(request: IncomingMessage, response: ServerResponse, bytes: Uint8Array, after: number): void {
+/**
+ * Begins as `sendFile` would and breaks the connection off after some bytes.
+ * @param written how many bytes the part has on disk: bytes that are still under way when a connection breaks may be lost
+ */
+export function breakOff(
+  request: IncomingMessage,
+  response: ServerResponse,
+  bytes: Uint8Array,
+  after: number,
+  written: () => number,
+): void {
   const from = Number(/^bytes=(\d+)-/.exec(request.headers.range ?? '')?.[1] ?? 0);
   const etag = `"${sha256Of(bytes).slice(0, 16)}"`;
   const length = { 'content-length': bytes.length - from, etag };
   if (from === 0) response.writeHead(200, length);
   else response.writeHead(206, { ...length, 'content-range': `bytes ${from}-${bytes.length - 1}/${bytes.length}` });
-  response.write(bytes.subarray(from, from + after), () => setTimeout(() => response.destroy(), 30));
+  response.write(bytes.subarray(from, from + after));
+  breakWhen(response, () => written() >= from + after);
+}
+
+/** Breaks the connection off as soon as what was sent has reached its end. */
+export function breakWhen(response: ServerResponse, reached: () => boolean): void {
+  const look = setInterval(() => reached() && response.destroy(), 10);
+  response.on('close', () => clearInterval(look));
 }

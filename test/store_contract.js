@@ -45,6 +45,11 @@ export async function storeContract(store, openSource) {
   await part.append(bytes.subarray(1_500_000, 2_000_001));
   await part.close();
   equal(await states(), [[KEY, false, 2_000_001]], 'a part');
+  const soFar = await openSource(await part.open());
+  const last = new Uint8Array(1);
+  await soFar.read(2_000_000, last);
+  await soFar.close();
+  equal([soFar.size, last[0]], [2_000_001, bytes[2_000_000]], 'a part that is read');
   equal(await store.find(KEY), undefined, 'a whole file of which there is a part');
   equal((await store.find(KEY, false))?.stored, STORED, 'what is known of a part');
 

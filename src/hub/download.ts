@@ -1,5 +1,9 @@
+import { GgufError } from '../gguf/error.ts';
+import { readHeader } from '../gguf/header.ts';
+import { openSource } from '../gguf/source.ts';
 import { HubError } from './error.ts';
 import { type Answer, ask, type RetryOptions, strongTag, type Token, withRetries } from './http.ts';
+import { MAX_ADDRESS_CHARS, printable } from './printable.ts';
 import { type DownloadProgress, progressMeter } from './progress.ts';
 import type { Hash, Part, Store, Stored } from './store.ts';
 
@@ -43,7 +47,7 @@ export async function download(part: Part, store: Store, wanted: Wanted, options
   };
   let kept = part.stored === undefined ? 0 : part.bytes;
   let hash: Hash = await part.hash();
-  await checkRoom(store, wanted, kept);
+  await checkRoom(store, wanted.url, stored.size, kept);
   const report = onProgress && progressMeter(onProgress, kept);
   report?.(kept, stored.size);
 
@@ -109,6 +113,7 @@ export async function download(part: Part, store: Store, wanted: Wanted, options
         if (added.length < MAGIC.length) continue;
         checkMagic(answer, added); // first, as a page to log in has another length too
         checkSize(answer, range.size, wanted.size);
+        if (wanted.size === undefined) await checkRoom(store, wanted.url, stored.size, 0);
         await part.begin(stored);
         hash = await part.hash();
       }
@@ -143,6 +148,7 @@ export async function download(part: Part, store: Store, wanted: Wanted, options
       `${wanted.url}: sha256 ${sha256} of ${kept} bytes, expected ${wanted.sha256}; they were thrown away`,
     );
   }
+  if (stored.size === undefined) await checkEnd(part, wanted);
   const whole = { ...stored, size: kept, sha256, pulledAt: new Date().toISOString() };
   signal?.throwIfAborted();
   await part.finish(whole);
@@ -190,14 +196,14 @@ function rangeOf({ name, headers }: Answer, from: number): BodyRange {
   // A page sees this header of another origin only where the server exposes it.
   throw new HubError(
     'length',
-    `${name}: Content-Range ${text ?? 'missing'}, expected bytes ${from}- to the end and the size`,
+    `${name}: Content-Range ${printable(text ?? 'missing')}, expected bytes ${from}- to the end and the size`,
   );
 }
 
 function checkMagic({ name, headers }: Answer, bytes: Uint8Array): void {
   if (MAGIC.every((byte, i) => bytes[i] === byte)) return;
   const seen = [...bytes.subarray(0, 16)].map((byte) => (byte > 31 && byte < 127 ? String.fromCharCode(byte) : '.'));
-  const type = headers.get('content-type') ?? 'no type';
+  const type = printable(headers.get('content-type') ?? 'no type');
   throw new HubError('format', `${name}: no GGUF file: it begins with "${seen.join('')}" (${type}), expected "GGUF"`);
 }
 
@@ -206,7 +212,29 @@ function checkSize({ name }: Answer, size: number | undefined, wanted: number | 
   throw new HubError('length', `${name}: ${size} bytes, expected ${wanted} as the hub lists it`);
 }
 
-async function checkRoom(store: Store, { url, size }: Wanted, kept: number): Promise<void> {
+/**
+ * Nobody told how long the file is: a connection that was cut looks like its end. The file's own header knows how far its tensors
+ * go. What came is thrown away, as nothing shows that what is there the next time is the same file.
+ */
+async function checkEnd(part: Part, { url }: Wanted): Promise<void> {
+  await part.close();
+  const { bytes } = part;
+  try {
+    const source = await openSource(await part.open());
+    try {
+      await readHeader(source);
+    } finally {
+      await source.close();
+    }
+  } catch (error) {
+    if (!(error instanceof GgufError)) throw error;
+    await part.remove();
+    const message = `${url}: the server did not tell the length, and the ${bytes} bytes that came are no whole GGUF file`;
+    throw new HubError('length', `${message}: ${printable(error.message, MAX_ADDRESS_CHARS)}; they were thrown away`, { cause: error });
+  }
+}
+
+async function checkRoom(store: Store, url: string, size: number | undefined, kept: number): Promise<void> {
   const free = size === undefined ? undefined : await store.freeBytes();
   if (size === undefined || free === undefined || free >= size - kept) return;
   throw new HubError('cache', `${store.place}: no room for ${url}: ${free} bytes free, expected ${size - kept}`);

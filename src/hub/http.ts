@@ -1,4 +1,5 @@
 import { HubError } from './error.ts';
+import { MAX_ADDRESS_CHARS, printable } from './printable.ts';
 
 /** A secret for one server. */
 export interface Token {
@@ -11,12 +12,15 @@ export interface AskOptions {
   readonly headers?: Readonly<Record<string, string>>;
   readonly token?: Token;
   readonly signal?: AbortSignal;
-  /** Milliseconds without a byte after which a connection counts as broken. */
+  /** Milliseconds without a byte after which a connection counts as broken; Infinity: never. */
   readonly timeoutMs: number;
 }
 
 export interface RetryOptions {
-  /** How often in a row something may fail that may pass: a broken connection, a server that is busy. */
+  /**
+   * How often in a row something may fail that may pass: a broken connection, a server that is busy. The row ends when 64 KiB
+   * more have come.
+   */
   readonly retries: number;
   readonly signal?: AbortSignal;
 }
@@ -38,16 +42,28 @@ const MAX_REDIRECTS = 20;
 const REDIRECTS = [301, 302, 303, 307, 308];
 /** Statuses that may be others a moment later. */
 const PASSING = [408, 429, 500, 502, 503, 504];
-/** The first pause after a failure; each further one is twice as long. */
+/**
+ * The first pause after a failure, which a person does not notice; each further one is twice as long, up to the most: with the
+ * five retries that are usual 7.75 s in all, in which a connection comes back or will not soon (not tuned).
+ */
 const PAUSE_MS = 250;
 const MAX_PAUSE_MS = 8000;
-/** The longest that a server may ask to wait for. */
+/** The longest that a server may ask to wait for: as long as a silent one is waited for by default. */
 const MAX_RETRY_AFTER_MS = 60_000;
-/** Of what a server says about its error. */
-const MAX_SAID = 200;
+/** Fewer bytes are no progress: one at each connection would go on for ever. One read of a socket brings as many. */
+const PROGRESS_BYTES = 64 << 10;
+/** Node's timers; a longer one ends at once. */
+export const MAX_TIMER_MS: number = 2 ** 31 - 1;
 
-/** For messages: an address without query, which may hold a signature, and password. */
+/** An address without query, which may hold a signature, and password. */
 export const addressName = (url: URL): string => url.origin + url.pathname;
+/** For messages. */
+const shownName = (url: URL): string => printable(addressName(url), MAX_ADDRESS_CHARS);
+
+/** setTimeout, which is not for what never comes. */
+export function timerFor(ms: number, call: () => void): ReturnType<typeof setTimeout> | undefined {
+  return ms > MAX_TIMER_MS ? undefined : setTimeout(call, ms);
+}
 
 /**
  * Asks for an address.
@@ -63,10 +79,10 @@ export async function ask(from: URL, { headers, token, signal, timeoutMs }: AskO
   let late = false;
   const alive = () => {
     clearTimeout(timer);
-    timer = setTimeout(() => {
+    timer = timerFor(timeoutMs, () => {
       late = true;
       stop.abort();
-    }, timeoutMs);
+    });
   };
   const end = () => {
     clearTimeout(timer);
@@ -85,7 +101,7 @@ export async function ask(from: URL, { headers, token, signal, timeoutMs }: AskO
     reached = await follow(from, { headers, signal: stop.signal }, token, alive);
   } catch (error) {
     end();
-    throw error instanceof HubError ? error : failed(addressName(from), error);
+    throw error instanceof HubError ? error : failed(shownName(from), error);
   }
   const { name, response } = reached;
   const { status } = response;
@@ -136,7 +152,7 @@ export async function follow(
 ): Promise<{ readonly name: string; readonly response: Response }> {
   let url = from;
   for (let hops = 0; ; hops++) {
-    const name = addressName(url);
+    const name = shownName(url);
     if (url.username !== '' || url.password !== '') {
       throw new HubError('redirect', `${name}: an address with a user name or password, expected one without`);
     }
@@ -146,26 +162,33 @@ export async function follow(
     if (response.type === 'opaqueredirect') return { name, response: await fetch(url, asking) };
     if (!REDIRECTS.includes(response.status)) return { name, response };
     await response.body?.cancel().catch(() => {});
-    url = redirected(url, response.headers.get('location'), response.status, hops);
+    const { status } = response;
+    if (hops === MAX_REDIRECTS) {
+      throw new HubError('redirect', `${name}: HTTP ${status}: more than ${MAX_REDIRECTS} redirects`, { status });
+    }
+    url = leadsTo(url, response.headers.get('location'), status, 'a redirect', 'a Location');
     onHop?.();
   }
 }
 
-/** Does `attempt` again after failures that may pass; their count begins anew when `made`, bytes so far, is more than ever. */
+/** Does `attempt` again after failures that may pass; their count begins anew when `made`, bytes so far, has grown by 64 KiB. */
 export async function withRetries<R>(
   { retries, signal }: RetryOptions,
   attempt: () => Promise<R>,
   made: () => number = () => 0,
 ): Promise<R> {
   let failures = 0;
-  let most = made();
+  let counted = made();
   for (;;) {
     try {
       return await attempt();
     } catch (error) {
       if (!(error instanceof HubError) || !mayPass(error)) throw error;
-      failures = made() > most ? 1 : failures + 1;
-      most = Math.max(most, made());
+      failures++;
+      if (made() - counted >= PROGRESS_BYTES) {
+        failures = 1;
+        counted = made();
+      }
       const { retryAfterMs = 0 } = error;
       if (failures > retries || retryAfterMs > MAX_RETRY_AFTER_MS) throw error;
       await pause(Math.max(retryAfterMs, Math.min(MAX_PAUSE_MS, PAUSE_MS * 2 ** (failures - 1))), signal);
@@ -196,25 +219,23 @@ export function strongTag(headers: Headers): string | undefined {
 
 const mayPass = ({ code, status }: HubError) => code === 'network' || PASSING.includes(status ?? 0);
 
-function redirected(from: URL, location: string | null, status: number, hops: number): URL {
-  const name = addressName(from);
-  const wrong = (what: string) => new HubError('redirect', `${name}: HTTP ${status}: ${what}`, { status });
-  if (hops === MAX_REDIRECTS) throw wrong(`more than ${MAX_REDIRECTS} redirects`);
-  if (location === null || !URL.canParse(location, from.href)) {
-    throw wrong('a redirect without an address, expected a Location');
-  }
-  const to = new URL(location, from);
+/**
+ * Where an answer leads on to, by a header.
+ * @throws HubError where that is no address, or one that nothing may be fetched from
+ */
+export function leadsTo(from: URL, text: string | null, status: number, what: string, header: string): URL {
+  const wrong = (problem: string) =>
+    new HubError('redirect', `${shownName(from)}: HTTP ${status}: ${what} ${problem}`, { status });
+  if (text === null || !URL.canParse(text, from.href)) throw wrong(`without an address, expected ${header}`);
+  const to = new URL(text, from);
   if (to.protocol === from.protocol || (to.protocol === 'https:' && from.protocol === 'http:')) return to;
-  throw wrong(`a redirect from ${from.protocol} to ${to.protocol}, expected https:`);
+  throw wrong(`from ${from.protocol} to ${printable(to.protocol)}, expected https:`);
 }
 
 /** What a status says that is no answer. */
 export function refused(name: string, { status, headers }: Response, hadToken: boolean): HubError {
   const retryAfterMs = retryAfter(headers.get('retry-after'));
-  const said = headers
-    .get('x-error-message')
-    ?.replace(/[^\x20-\x7e]/g, ' ')
-    .slice(0, MAX_SAID);
+  const said = printable(headers.get('x-error-message') ?? '');
   const tokenHelp = hadToken ? 'the token that was given does not do' : 'if it is, give a token in HF_TOKEN';
   const meaning: Readonly<Record<number, string>> = {
     401: `no such model here, or one for which a token is needed; ${tokenHelp}`,
@@ -239,8 +260,9 @@ function retryAfter(text: string | null): number | undefined {
 
 /** fetch wraps what went wrong in a TypeError; some runtimes name the whole address in it. */
 function reasonOf(cause: unknown): string {
-  if (!(cause instanceof Error)) return String(cause);
+  if (!(cause instanceof Error)) return printable(String(cause));
   if (cause.cause instanceof Error) return reasonOf(cause.cause);
   const { code } = cause as { readonly code?: unknown };
-  return (cause.message || (typeof code === 'string' ? code : cause.name)).replace(/\?[^\s)"']*/g, '');
+  const text = cause.message || (typeof code === 'string' ? code : cause.name);
+  return printable(text.replace(/\?[^\s)"']*/g, ''), MAX_ADDRESS_CHARS);
 }

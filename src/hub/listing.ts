@@ -1,5 +1,6 @@
 import { HubError } from './error.ts';
-import { addressName, ask, type RetryOptions, type Token, withRetries } from './http.ts';
+import { ask, leadsTo, type RetryOptions, type Token, timerFor, withRetries } from './http.ts';
+import { printable } from './printable.ts';
 import { isSafePath, type Reference } from './reference.ts';
 
 /** A file of a repository. */
@@ -25,11 +26,19 @@ export interface HubAccess extends RetryOptions {
 const PREFERRED: readonly string[] = ['i2_s', 'tl2', 'tq2_0', 'tl1', 'tq1_0'];
 /** Who is offline shall not wait long to be told. */
 const MAX_RETRIES = 2;
-/** A list is some 200 bytes a file. */
+/** Of all pages, unpacked. The hub's lists are 200 to 350 bytes a file: 100000 files, as many as it advises at most. */
 const MAX_LIST_BYTES = 32 << 20;
+/** The hub's pages have 1000 files. */
 const MAX_PAGES = 100;
-/** Files named in a message. */
+/** GGUF files of one repository, which has some dozens of kinds in a few parts each (not tuned). */
+const MAX_FILES = 10_000;
+/** Files named in a message: a few lines (not tuned). */
 const MAX_NAMED = 12;
+/**
+ * How many times as long as it may stand still a whole list may take, or one that comes byte by byte would never end: ten
+ * minutes by default, in which the longest comes at 56 kB/s (not tuned).
+ */
+const LIST_TIMEOUTS = 10;
 
 /** Address of a file's bytes. */
 export function fileAddress(endpoint: URL, { repo, revision }: Reference, file: string): URL {
@@ -38,30 +47,57 @@ export function fileAddress(endpoint: URL, { repo, revision }: Reference, file: 
 }
 
 /**
- * All files of a repository at a revision.
+ * The files of a repository at a revision that can be meant: those with a safe name that ends in .gguf, and the one that the
+ * reference names. Of others so many as a message names.
  * @throws HubError when the hub has none, or answers otherwise than its HTTP API says
  */
 export async function listFiles(reference: Reference, access: HubAccess): Promise<HubFile[]> {
   const { repo, revision } = reference;
   const files: HubFile[] = [];
+  const others: HubFile[] = [];
+  let bytes = 0;
   let next: URL | undefined = under(
     access.endpoint,
     `api/models/${repo}/tree/${encodeURIComponent(revision)}?recursive=true`,
   );
-  for (let pages = 0; next !== undefined; pages++) {
-    if (pages === MAX_PAGES)
-      throw new HubError('format', `${addressName(next)}: more than ${MAX_PAGES} pages of files`);
-    const url: URL = next;
-    const retries = Math.min(access.retries, MAX_RETRIES);
-    const { entries, link } = await withRetries({ ...access, retries }, () => page(url, access));
-    for (const entry of entries) {
-      const file = fileOf(entry);
-      if (file !== undefined) files.push(file);
+  const where = `${repo}@${revision} on ${access.endpoint.host}`;
+  const tooMuch = (limit: string, got: string) =>
+    new HubError('format', `${where}: a list of files of more than ${limit}: got ${got}`);
+  const late = new AbortController();
+  const ms = LIST_TIMEOUTS * access.timeoutMs;
+  const timer = timerFor(ms, () =>
+    late.abort(
+      new HubError('network', `${where}: the list of files took longer than ${ms / 1000} s: got ${bytes} bytes`),
+    ),
+  );
+  const signal = access.signal ? AbortSignal.any([access.signal, late.signal]) : late.signal;
+  const asking = { ...access, signal, retries: Math.min(access.retries, MAX_RETRIES) };
+  try {
+    for (let pages = 0; next !== undefined; pages++) {
+      if (pages === MAX_PAGES) throw tooMuch(`${MAX_PAGES} pages`, 'one more');
+      const url: URL = next;
+      const before = bytes;
+      const count = (more: number) => {
+        bytes += more;
+        if (bytes > MAX_LIST_BYTES) throw tooMuch(`${MAX_LIST_BYTES} bytes`, `${bytes} by page ${pages + 1}`);
+      };
+      const { entries, next: following } = await withRetries(asking, () => {
+        bytes = before;
+        return page(url, asking, count);
+      });
+      for (const entry of entries) {
+        const file = fileOf(entry);
+        if (file === undefined) continue;
+        if (isModel(file) || file.path === reference.file) files.push(file);
+        else if (others.length <= MAX_NAMED) others.push(file);
+        if (files.length > MAX_FILES) throw tooMuch(`${MAX_FILES} GGUF files`, `${files.length} by page ${pages + 1}`);
+      }
+      next = following;
     }
-    const [, address] = /<([^>]+)>\s*;\s*rel="?next"?/.exec(link ?? '') ?? [];
-    next = address === undefined ? undefined : new URL(address, url);
+  } finally {
+    clearTimeout(timer);
   }
-  return files;
+  return [...files, ...others];
 }
 
 /**
@@ -75,10 +111,10 @@ export function chooseFile<F extends { readonly path: string }>(
   where: string,
 ): F {
   const named = (list: readonly F[]) => {
-    const names = list.slice(0, MAX_NAMED).map(({ path }) => path);
-    return [...names, ...(list.length > MAX_NAMED ? [`${list.length - MAX_NAMED} more`] : [])].join(', ') || 'no files';
+    const names = list.slice(0, MAX_NAMED).map(({ path }) => printable(path));
+    return [...names, ...(list.length > MAX_NAMED ? ['more'] : [])].join(', ') || 'no files';
   };
-  const models = files.filter(({ path }) => /\.gguf$/i.test(path) && isSafePath(path));
+  const models = files.filter(isModel);
   if (reference.file !== undefined) {
     const file = files.find(({ path }) => path === reference.file);
     if (file === undefined) {
@@ -95,7 +131,7 @@ export function chooseFile<F extends { readonly path: string }>(
   if (whole.length === 0) throw new HubError('choice', `${where}: no GGUF file; it has ${named(files)}`);
   const file = preferred(whole);
   if (file !== undefined) return file;
-  const example = `${reference.repo}:${whole[0].path}`;
+  const example = `${reference.repo}:${printable(whole[0].path)}`;
   throw new HubError(
     'choice',
     `${where}: several GGUF files: ${named(whole)}; expected one to be named, as ${example}`,
@@ -110,12 +146,14 @@ export function preferred<F extends { readonly path: string }>(files: readonly F
   return first?.length === 1 ? first[0] : undefined;
 }
 
+const isModel = ({ path }: { readonly path: string }) => /\.gguf$/i.test(path) && isSafePath(path);
+
 const isSplit = ({ path }: { readonly path: string }) => /-\d{5}-of-\d{5}\.gguf$/i.test(path);
 
 function split(where: string, path: string): HubError {
   return new HubError(
     'choice',
-    `${where}: ${path} is a part of a model in several files, expected one whole GGUF file`,
+    `${where}: ${printable(path)} is a part of a model in several files, expected one whole GGUF file`,
   );
 }
 
@@ -124,15 +162,20 @@ function under(endpoint: URL, path: string): URL {
   return new URL(path, endpoint.href.replace(/\/*$/, '/'));
 }
 
-async function page(url: URL, access: HubAccess): Promise<{ entries: readonly unknown[]; link: string | null }> {
+/** @param count is told how many bytes came, and may throw */
+async function page(
+  url: URL,
+  access: HubAccess,
+  count: (bytes: number) => void,
+): Promise<{ entries: readonly unknown[]; next: URL | undefined }> {
   const { token, signal, timeoutMs } = access;
   const answer = await ask(url, { headers: { accept: 'application/json' }, token, signal, timeoutMs });
   const wrong = (what: string) => new HubError('format', `${answer.name}: ${what}, expected a list of files`);
   const decoder = new TextDecoder();
   let text = '';
   for await (const chunk of answer.chunks()) {
+    count(chunk.length);
     text += decoder.decode(chunk, { stream: true });
-    if (text.length > MAX_LIST_BYTES) throw wrong(`more than ${MAX_LIST_BYTES} bytes`);
   }
   let entries: unknown;
   try {
@@ -141,7 +184,10 @@ async function page(url: URL, access: HubAccess): Promise<{ entries: readonly un
     throw wrong(`HTTP ${answer.status} and no JSON`);
   }
   if (!Array.isArray(entries)) throw wrong(`HTTP ${answer.status} and no list`);
-  return { entries, link: answer.headers.get('link') };
+  const [, address] = /<([^<>]+)>\s*;\s*rel="?next"?/.exec(answer.headers.get('link') ?? '') ?? [];
+  const next =
+    address === undefined ? undefined : leadsTo(url, address, answer.status, 'a next page', 'one in its Link');
+  return { entries, next };
 }
 
 /** Of an entry of the list: `{ type, path, size, oid, lfs?: { oid, size } }`. Undefined of a folder, and of what is none. */

@@ -1,8 +1,9 @@
 import { stores } from '#store';
 import { download, type Wanted } from './download.ts';
 import { HubError } from './error.ts';
-import { addressName, ask, strongTag, type Token, withRetries } from './http.ts';
+import { addressName, ask, MAX_TIMER_MS, strongTag, type Token, withRetries } from './http.ts';
 import { chooseFile, fileAddress, type HubAccess, listFiles, preferred } from './listing.ts';
+import { keepSecret, printable, printableAddress } from './printable.ts';
 import type { DownloadProgress } from './progress.ts';
 import { parseReference, type Reference, referenceName } from './reference.ts';
 import type { Found, Store } from './store.ts';
@@ -18,9 +19,15 @@ export interface HubOptions {
    * of caches.
    */
   readonly cacheFolder?: string;
-  /** How often in a row a broken connection, or a server that is busy, is tried again. Default 5. */
+  /**
+   * How often in a row a broken connection, or a server that is busy, is tried again; a row ends when 64 KiB more have come.
+   * Default 5.
+   */
   readonly retries?: number;
-  /** Milliseconds without a byte after which a connection counts as broken. Default 60000. */
+  /**
+   * Milliseconds without a byte after which a connection counts as broken, up to 2147483647; Infinity: never. The hub's whole list
+   * of files may take ten times as long. Default 60000.
+   */
   readonly timeoutMs?: number;
 }
 
@@ -65,7 +72,9 @@ export interface CachedModel {
 export type Remote = { readonly reference: Reference } | { readonly address: URL };
 
 const HUB = 'https://huggingface.co';
+/** With their pauses 7.75 s (not tuned). */
 const RETRIES = 5;
+/** Longer than a server may ask to wait for, or a connection changes from one network to another (not tuned). */
 const TIMEOUT_MS = 60_000;
 
 /** What pulling came to. */
@@ -139,7 +148,10 @@ export async function removeModel(
   const removed = (await store.list()).filter(({ stored }) => isNamed(text, stored.name));
   for (const { key, stored, complete } of removed) {
     const busy = async () => {
-      throw new HubError('cache', `${stored.name}: it is being downloaded; expected that to be stopped first`);
+      throw new HubError(
+        'cache',
+        `${printable(stored.name)}: it is being downloaded; expected that to be stopped first`,
+      );
     };
     await store.locked(key, { onWait: busy }, () => store.remove(key, complete));
   }
@@ -151,7 +163,7 @@ export function remoteOf(ref: string | URL): Remote {
   const text = String(ref);
   if (/^[a-z][a-z0-9+.-]+:\/\//i.test(text)) {
     if (!URL.canParse(text) || !/^https?:$/.test(new URL(text).protocol)) {
-      throw new HubError('choice', `${text.replace(/\?.*/, '')}: expected an http or https address`);
+      throw new HubError('choice', `${printableAddress(text)}: expected an http or https address`);
     }
     return { address: new URL(text) };
   }
@@ -159,7 +171,7 @@ export function remoteOf(ref: string | URL): Remote {
   if (reference !== undefined) return { reference };
   throw new HubError(
     'choice',
-    `${JSON.stringify(text)}: expected a model as org/repo[:file][@revision], or its address`,
+    `${JSON.stringify(printable(text))}: expected a model as org/repo[:file][@revision], or its address`,
   );
 }
 
@@ -190,11 +202,14 @@ export async function openStore({ cacheFolder }: HubOptions): Promise<Store> {
 export function accessOf(options: PullOptions): HubAccess {
   const { retries = RETRIES, timeoutMs = TIMEOUT_MS, signal } = options;
   if (!Number.isInteger(retries) || retries < 0) throw new RangeError(`retries: got ${retries}, expected 0 or more`);
-  if (!(timeoutMs > 0)) throw new RangeError(`timeoutMs: got ${timeoutMs}, expected more than 0`);
+  if (!(timeoutMs > 0) || (timeoutMs > MAX_TIMER_MS && timeoutMs !== Infinity)) {
+    throw new RangeError(`timeoutMs: got ${timeoutMs}, expected more than 0 and at most ${MAX_TIMER_MS}, or Infinity`);
+  }
   const endpoint = endpointOf(options);
   const value = (options.token ?? stores.environment('HF_TOKEN') ?? '').trim();
   // The secret itself is shown to nobody.
   if (!/^[\x21-\x7e]*$/.test(value)) throw new RangeError('token: got one with blanks or letters that no token has');
+  keepSecret(value);
   const token: Token | undefined = value === '' ? undefined : { value, origin: endpoint.origin };
   return { endpoint, token, retries, timeoutMs, signal };
 }
@@ -261,7 +276,7 @@ function cachedModel(store: Store, { key, stored, complete, bytes }: Found): Cac
 function endpointOf({ endpoint }: HubOptions): URL {
   const text = endpoint ?? (stores.environment('HF_ENDPOINT') || HUB);
   if (URL.canParse(text) && /^https?:$/.test(new URL(text).protocol)) return new URL(text);
-  throw new RangeError(`endpoint: got ${JSON.stringify(text)}, expected an http or https address`);
+  throw new RangeError(`endpoint: got ${JSON.stringify(printableAddress(text))}, expected an http or https address`);
 }
 
 /** Folder of a repository at a revision; what no file name may hold is written as %XX. */

@@ -44,6 +44,8 @@ export interface Part {
   /** Throws the bytes away and begins one for `stored`. */
   begin(stored: Stored): Promise<void>;
   append(chunk: Uint8Array): Promise<void>;
+  /** What openSource takes of the bytes so far; to be called when it is closed. */
+  open(): Promise<string | Blob>;
   /** Makes it the whole file, which it replaces. */
   finish(stored: Stored): Promise<void>;
   /** Throws it away. */

@@ -22,10 +22,17 @@ import { type Found, type Hash, type Part, readStored, type Store, type Stored, 
 
 // Node, Deno and Bun: files in a folder.
 
-/** The holder of a lock touches it this often; one that was not touched for the other while is somebody's who is gone. */
+/**
+ * The holder of a lock touches it this often; one that was not touched for the other while is somebody's who is gone. Several
+ * touches may come late, on a loaded machine or a folder of the network (not tuned).
+ */
 const TOUCH_MS = 2000;
 const STALE_MS = 15_000;
+/** Soon enough for a person (not tuned). */
 const LOOK_AGAIN_MS = 200;
+/** How often a folder is made again that somebody removes meanwhile: who releases the last lock in it does (not tuned). */
+const MAX_MAKES = 100;
+/** Few calls, and no large allocation (not tuned). */
 const READ_BYTES = 1 << 20;
 
 export const stores: Stores = {
@@ -77,9 +84,8 @@ function openFolder(root: string): Store {
     },
     async locked(key, { signal, onWait }, work) {
       const path = `${pathOf(key)}.lock`;
-      await mkdir(dirname(path), { recursive: true });
       const lost = new AbortController();
-      const release = await lock(path, signal, onWait, lost);
+      const release = await lock(path, signal, onWait, lost).catch(failing(path));
       try {
         return await work(signal === undefined ? lost.signal : AbortSignal.any([signal, lost.signal]));
       } finally {
@@ -87,7 +93,7 @@ function openFolder(root: string): Store {
         await removeEmpty(dirname(path), root);
       }
     },
-    part: async (key) => openPart(pathOf(key), store),
+    part: async (key) => openPart(pathOf(key)).catch(failing(pathOf(key))),
     async remove(key, complete) {
       const path = pathOf(key) + (complete ? '' : '.part');
       // What says that it is whole goes first.
@@ -98,12 +104,50 @@ function openFolder(root: string): Store {
   return store;
 }
 
-async function openPart(path: string, store: Store): Promise<Part> {
-  const partPath = `${path}.part`;
-  const full = (error: unknown): never => {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
-    throw new HubError('cache', `${store.place}: no room for ${path}: the disk is full`, { cause: error });
+/** For a promise that fails with what the system says of a path of the cache. @throws HubError naming the path, and what is in its way */
+function failing(path: string): (error: unknown) => Promise<never> {
+  return async (error) => {
+    const { code, syscall, message } = error as NodeJS.ErrnoException;
+    if (code === undefined || syscall === undefined) throw error;
+    const what: Readonly<Record<string, string>> = {
+      ENOSPC: 'no room, the disk is full',
+      EDQUOT: 'no room, the quota is used up',
+      ENAMETOOLONG: 'a name too long for the file system',
+    };
+    const why = what[code] ?? (await inTheWay(path)) ?? message;
+    throw new HubError('cache', `${path}: cannot be kept: ${why}`, { cause: error });
   };
+}
+
+/** A folder where a file shall be, or a file where a folder shall. */
+async function inTheWay(path: string): Promise<string | undefined> {
+  if (await isFolder(path)) return `${path} is a folder, expected a file`;
+  for (let folder = dirname(path); dirname(folder) !== folder; folder = dirname(folder)) {
+    const there = await sizeOf(folder).catch(() => undefined);
+    if (there !== undefined) return (await isFolder(folder)) ? undefined : `${folder} is a file, expected a folder`;
+  }
+  return undefined;
+}
+
+const isFolder = async (path: string) => (await stat(path).catch(() => undefined))?.isDirectory() === true;
+
+/** As mkdir does with `recursive`, which never ends in Node where a file system has no folders to make and says ENOENT (/proc). */
+async function makeFolder(folder: string): Promise<void> {
+  for (let makes = 1; ; makes++) {
+    try {
+      return await mkdir(folder);
+    } catch (error) {
+      if (await isFolder(folder)) return;
+      const { code } = error as NodeJS.ErrnoException;
+      if (code !== 'ENOENT' || makes === MAX_MAKES || dirname(folder) === folder) throw error;
+    }
+    await makeFolder(dirname(folder));
+  }
+}
+
+async function openPart(path: string): Promise<Part> {
+  const partPath = `${path}.part`;
+  const failed = failing(path);
   let file: FileHandle | undefined;
   let bytes = (await sizeOf(partPath)) ?? 0;
   let stored = bytes === 0 ? undefined : await storedOf(partPath);
@@ -137,29 +181,33 @@ async function openPart(path: string, store: Store): Promise<Part> {
     async begin(next) {
       await close();
       // Another file of the same name: whoever still writes into the old one, not knowing that the lock was lost, does no harm.
-      await rm(partPath, { force: true });
-      await mkdir(dirname(path), { recursive: true });
+      await rm(partPath, { force: true }).catch(failed);
+      await makeFolder(dirname(path)).catch(failed);
+      // Found now, and not when all has come.
+      const inWay = await inTheWay(path);
+      if (inWay !== undefined) throw new HubError('cache', `${path}: cannot be kept: ${inWay}`);
       stored = next;
       bytes = 0;
-      await writeFile(`${partPath}.json`, JSON.stringify(next)).catch(full);
-      file = await open(partPath, 'wx').catch(full);
+      await writeFile(`${partPath}.json`, JSON.stringify(next)).catch(failed);
+      file = await open(partPath, 'wx').catch(failed);
     },
     async append(chunk) {
-      file ??= await open(partPath, 'r+');
+      file ??= await open(partPath, 'r+').catch(failed);
       for (let done = 0; done < chunk.length; ) {
-        const { bytesWritten } = await file.write(chunk, done, chunk.length - done, bytes).catch(full);
+        const { bytesWritten } = await file.write(chunk, done, chunk.length - done, bytes).catch(failed);
         done += bytesWritten;
         bytes += bytesWritten;
       }
     },
+    open: async () => partPath,
     async finish(whole) {
-      file ??= await open(partPath, 'r+');
-      await file.datasync().catch(full);
+      file ??= await open(partPath, 'r+').catch(failed);
+      await file.datasync().catch(failed);
       await close();
-      await writeFile(`${partPath}.json`, JSON.stringify(whole)).catch(full);
-      await rm(`${path}.json`, { force: true });
-      await rename(partPath, path);
-      await rename(`${partPath}.json`, `${path}.json`);
+      await writeFile(`${partPath}.json`, JSON.stringify(whole)).catch(failed);
+      await rm(`${path}.json`, { force: true }).catch(failed);
+      await rename(partPath, path).catch(failed);
+      await rename(`${partPath}.json`, `${path}.json`).catch(failed);
     },
     async remove() {
       await close();
@@ -219,7 +267,7 @@ async function lock(
   lost: AbortController,
 ): Promise<() => Promise<void>> {
   const mine = `${randomUUID()} ${process.pid} ${hostname()}`;
-  for (;;) {
+  for (let makes = 0; ; ) {
     signal?.throwIfAborted();
     try {
       await writeFile(path, mine, { flag: 'wx' });
@@ -227,8 +275,11 @@ async function lock(
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       // The folder goes when another releases the last lock in it.
-      if (code === 'ENOENT') await mkdir(dirname(path), { recursive: true });
-      else if (code !== 'EEXIST') throw error;
+      if (code === 'ENOENT' && makes++ < MAX_MAKES) {
+        await makeFolder(dirname(path));
+        continue;
+      }
+      if (code !== 'EEXIST') throw error;
     }
     if (await isGone(path)) await takeAway(path);
     else {

@@ -4,6 +4,7 @@ import { type Found, type Hash, type Part, readStored, type Store, type Stored, 
 // Browsers: the private file system of the page's origin (OPFS), which no other origin sees.
 
 const FOLDER = 'ternlm';
+/** Few calls, and no large allocation (not tuned). */
 const READ_BYTES = 1 << 20;
 
 export const stores: Stores = {
@@ -105,7 +106,8 @@ function openFolder(root: FileSystemDirectoryHandle): Store {
     },
     async part(key) {
       const place = await placeOf(key, true);
-      if (place === undefined) throw new HubError('cache', `${store.place}: no folder for ${key}`);
+      if (place === undefined)
+        throw new HubError('cache', `${store.place}: no folder for ${key}: a file is in its way`);
       return openPart(place, store.place);
     },
     async remove(key, complete) {
@@ -160,6 +162,11 @@ async function openPart({ folder, name }: Place, where: string): Promise<Part> {
       writer ??= await openWriter(folder, partName);
       await writer.write(chunk, bytes).catch(full);
       bytes += chunk.length;
+    },
+    async open() {
+      const file = await fileOf(folder, partName);
+      if (file === undefined) throw new HubError('cache', `${where}: ${partName} is not there any more`);
+      return file;
     },
     async finish(whole) {
       await close();
