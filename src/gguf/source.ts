@@ -31,9 +31,10 @@ interface OpenOptions {
   readonly timeoutMs?: number;
 }
 
-const TIMEOUT_MS = 60_000;
+/** Milliseconds without a byte after which a connection counts as broken, where nobody says: longer than any server thinks (not tuned). */
+export const TIMEOUT_MS: number = 60_000;
 /** The longest that a timer waits, 25 days; a longer one is over at once. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
+export const MAX_TIMER_MS: number = 2 ** 31 - 1;
 /** Of an address that a message shows. */
 const MAX_SHOWN = 200;
 
@@ -54,9 +55,7 @@ export async function openSource(
   options: OpenOptions = {},
 ): Promise<Source> {
   const { signal, timeoutMs = TIMEOUT_MS } = options;
-  if (!(timeoutMs > 0) || (timeoutMs > MAX_TIMER_MS && timeoutMs !== Infinity)) {
-    throw new RangeError(`timeoutMs: got ${timeoutMs}, expected more than 0 and at most ${MAX_TIMER_MS}, or Infinity`);
-  }
+  checkTimeout(timeoutMs);
   signal?.throwIfAborted();
   const source = await open(input, options);
   const { name, size, readSync } = source;
@@ -90,6 +89,12 @@ function shown(address: string): string {
     .replace(/\/\/[^/]*@/, '//')
     .replace(/^(data:[^,]*,).*/is, '$1…');
   return bare.length > MAX_SHOWN ? `${bare.slice(0, MAX_SHOWN)}…` : bare;
+}
+
+/** @throws RangeError where no timer can wait so long */
+export function checkTimeout(ms: number): void {
+  if (ms > 0 && (ms <= MAX_TIMER_MS || ms === Number.POSITIVE_INFINITY)) return;
+  throw new RangeError(`timeoutMs: got ${ms}, expected more than 0 and at most ${MAX_TIMER_MS}, or Infinity`);
 }
 
 async function open(input: string | URL | Blob | Uint8Array | ArrayBuffer, options: OpenOptions): Promise<Source> {
@@ -270,7 +275,7 @@ function refused(response: Response, name: string, expected: string): GgufError 
 }
 
 /** fetch wraps what went wrong in a TypeError; some runtimes name the whole address in it. */
-function reasonOf(cause: unknown): string {
+export function reasonOf(cause: unknown): string {
   if (!(cause instanceof Error)) return String(cause);
   if (cause.cause instanceof Error) return reasonOf(cause.cause);
   const { code } = cause as { readonly code?: unknown };

@@ -1,3 +1,4 @@
+import { MAX_TIMER_MS, reasonOf } from '../gguf/source.ts';
 import { HubError } from './error.ts';
 import { MAX_ADDRESS_CHARS, printable } from './printable.ts';
 
@@ -52,8 +53,6 @@ const MAX_PAUSE_MS = 8000;
 const MAX_RETRY_AFTER_MS = 60_000;
 /** Fewer bytes are no progress: one at each connection would go on for ever. One read of a socket brings as many. */
 const PROGRESS_BYTES = 64 << 10;
-/** Node's timers; a longer one ends at once. */
-export const MAX_TIMER_MS: number = 2 ** 31 - 1;
 
 /** An address without query, which may hold a signature, and password. */
 export const addressName = (url: URL): string => url.origin + url.pathname;
@@ -91,7 +90,7 @@ export async function ask(from: URL, { headers, token, signal, timeoutMs }: AskO
   const failed = (name: string, cause: unknown) => {
     end();
     signal?.throwIfAborted();
-    const why = late ? `nothing came for ${timeoutMs / 1000} s` : reasonOf(cause);
+    const why = late ? `nothing came for ${timeoutMs / 1000} s` : printable(reasonOf(cause), MAX_ADDRESS_CHARS);
     return new HubError('network', `${name}: the connection failed: ${why}`, { cause });
   };
 
@@ -256,13 +255,4 @@ function retryAfter(text: string | null): number | undefined {
   if (text === null) return undefined;
   const ms = /^\d+$/.test(text) ? 1000 * Number(text) : Date.parse(text) - Date.now();
   return Number.isNaN(ms) ? undefined : Math.max(0, ms);
-}
-
-/** fetch wraps what went wrong in a TypeError; some runtimes name the whole address in it. */
-function reasonOf(cause: unknown): string {
-  if (!(cause instanceof Error)) return printable(String(cause));
-  if (cause.cause instanceof Error) return reasonOf(cause.cause);
-  const { code } = cause as { readonly code?: unknown };
-  const text = cause.message || (typeof code === 'string' ? code : cause.name);
-  return printable(text.replace(/\?[^\s)"']*/g, ''), MAX_ADDRESS_CHARS);
 }

@@ -1,7 +1,8 @@
 import { stores } from '#store';
+import { checkTimeout, TIMEOUT_MS } from '../gguf/source.ts';
 import { download, type Wanted } from './download.ts';
 import { HubError } from './error.ts';
-import { addressName, ask, MAX_TIMER_MS, strongTag, type Token, withRetries } from './http.ts';
+import { addressName, ask, strongTag, type Token, withRetries } from './http.ts';
 import { chooseFile, fileAddress, type HubAccess, listFiles, preferred } from './listing.ts';
 import { keepSecret, printable, printableAddress } from './printable.ts';
 import type { DownloadProgress } from './progress.ts';
@@ -74,8 +75,6 @@ export type Remote = { readonly reference: Reference } | { readonly address: URL
 const HUB = 'https://huggingface.co';
 /** With their pauses 7.75 s (not tuned). */
 const RETRIES = 5;
-/** Longer than a server may ask to wait for, or a connection changes from one network to another (not tuned). */
-const TIMEOUT_MS = 60_000;
 
 /** What pulling came to. */
 interface Pulled {
@@ -202,9 +201,7 @@ export async function openStore({ cacheFolder }: HubOptions): Promise<Store> {
 export function accessOf(options: PullOptions): HubAccess {
   const { retries = RETRIES, timeoutMs = TIMEOUT_MS, signal } = options;
   if (!Number.isInteger(retries) || retries < 0) throw new RangeError(`retries: got ${retries}, expected 0 or more`);
-  if (!(timeoutMs > 0) || (timeoutMs > MAX_TIMER_MS && timeoutMs !== Infinity)) {
-    throw new RangeError(`timeoutMs: got ${timeoutMs}, expected more than 0 and at most ${MAX_TIMER_MS}, or Infinity`);
-  }
+  checkTimeout(timeoutMs);
   const endpoint = endpointOf(options);
   const value = (options.token ?? stores.environment('HF_TOKEN') ?? '').trim();
   // The secret itself is shown to nobody.
