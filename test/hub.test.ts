@@ -641,7 +641,10 @@ describe('resuming', () => {
       response.write(model.subarray(0, 150_000));
       // Of what comes at once not all is reported.
       let sent = 150_000;
-      const trickle = setInterval(() => response.write(model.subarray(sent, (sent += 1000))), 150);
+      const trickle = setInterval(() => {
+        response.write(model.subarray(sent, sent + 1000));
+        sent += 1000;
+      }, 150);
       response.on('close', () => clearInterval(trickle));
       return true;
     };

@@ -230,7 +230,9 @@ async function checkEnd(part: Part, { url }: Wanted): Promise<void> {
     if (!(error instanceof GgufError)) throw error;
     await part.remove();
     const message = `${url}: the server did not tell the length, and the ${bytes} bytes that came are no whole GGUF file`;
-    throw new HubError('length', `${message}: ${printable(error.message, MAX_ADDRESS_CHARS)}; they were thrown away`, { cause: error });
+    throw new HubError('length', `${message}: ${printable(error.message, MAX_ADDRESS_CHARS)}; they were thrown away`, {
+      cause: error,
+    });
   }
 }
 
