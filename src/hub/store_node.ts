@@ -104,7 +104,10 @@ function openFolder(root: string): Store {
   return store;
 }
 
-/** For a promise that fails with what the system says of a path of the cache. @throws HubError naming the path, and what is in its way */
+/**
+ * For a promise that fails with what the system says of a path of the cache.
+ * @throws HubError naming the path, and what is in its way
+ */
 function failing(path: string): (error: unknown) => Promise<never> {
   return async (error) => {
     const { code, syscall, message } = error as NodeJS.ErrnoException;
