@@ -1,6 +1,7 @@
 import { wasmSizing } from '../backend/wasm/backend.ts';
 import { estimateOf } from '../estimate.ts';
 import { readHeader } from '../gguf/header.ts';
+import type { Source } from '../gguf/source.ts';
 import { PRESETS } from '../gguf/tiles.ts';
 import { openModel } from '../hub/open.ts';
 import { demoModel, estimate } from '../index.ts';
@@ -79,20 +80,14 @@ to count how many are -1, 0 and +1, and floats as far as they are ternary.`,
     }
     const interrupt = catchInterrupt();
     const lay = { ...estimateOptions(given), signal: interrupt.signal };
-    if (given.has('estimate')) {
-      try {
+    let source: Source | undefined;
+    try {
+      if (given.has('estimate')) {
         const memory = await estimate(input ?? demoModel, lay);
         await write(given.has('json') ? `${JSON.stringify(memory, null, 2)}\n` : `${printable(memoryText(memory))}\n`);
         return 0;
-      } catch (error) {
-        if (interrupt.signal.aborted) return INTERRUPTED;
-        throw error;
-      } finally {
-        interrupt.release();
       }
-    }
-    const source = await openModel(input ?? demoModel, { cache: false, signal: interrupt.signal });
-    try {
+      source = await openModel(input ?? demoModel, { cache: false, signal: interrupt.signal });
       const header = await readHeader(source);
       const remote = /^https?:/i.test(source.name);
       const wanted = given.has('weights') || (!remote && !given.has('no-weights'));
@@ -114,7 +109,7 @@ to count how many are -1, 0 and +1, and floats as far as they are ternary.`,
       throw error;
     } finally {
       interrupt.release();
-      await source.close();
+      await source?.close();
     }
   },
 };
