@@ -80,14 +80,15 @@ to count how many are -1, 0 and +1, and floats as far as they are ternary.`,
     }
     const interrupt = catchInterrupt();
     const lay = { ...estimateOptions(given), signal: interrupt.signal };
-    let source: Source | undefined;
+    let opened: Source | undefined;
     try {
       if (given.has('estimate')) {
         const memory = await estimate(input ?? demoModel, lay);
         await write(given.has('json') ? `${JSON.stringify(memory, null, 2)}\n` : `${printable(memoryText(memory))}\n`);
         return 0;
       }
-      source = await openModel(input ?? demoModel, { cache: false, signal: interrupt.signal });
+      const source = await openModel(input ?? demoModel, { cache: false, signal: interrupt.signal });
+      opened = source;
       const header = await readHeader(source);
       const remote = /^https?:/i.test(source.name);
       const wanted = given.has('weights') || (!remote && !given.has('no-weights'));
@@ -109,7 +110,7 @@ to count how many are -1, 0 and +1, and floats as far as they are ternary.`,
       throw error;
     } finally {
       interrupt.release();
-      await source?.close();
+      await opened?.close();
     }
   },
 };
