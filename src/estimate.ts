@@ -79,7 +79,7 @@ export interface MemoryEstimate {
   readonly parallel: number;
   readonly kv: KvType;
   readonly trainedContext: number;
-  /** The largest contextSize that fits with these options, trained for or not; 0 where none does. */
+  /** The largest contextSize, in whole blocks of the cache, that fits with these options, trained for or not; 0 where none does. */
   readonly maxContextSize: number;
 }
 

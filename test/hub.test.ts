@@ -360,7 +360,11 @@ describe('pulling', () => {
     expect(await pull(`${hub.url}/chunked`)).toMatchObject({ bytes: model.length, sha256 });
   });
 
-  test('of an address whose answer has no length and ends early', async () => {
+  // https://github.com/nodejs/undici/issues/5360: the fetch of Node 22 and 24 ends the process where a connection is closed while
+  // its bytes are waited for to be read.
+  const ends = /^(22|24)\./.test(process.versions.node);
+  const unlengthened = ends ? test.skip : test;
+  unlengthened('of an address whose answer has no length and ends early', async () => {
     let end = 200_000;
     const server = createServer((socket) => {
       socket.on('error', () => {});
