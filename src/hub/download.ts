@@ -1,5 +1,6 @@
 import { GgufError } from '../gguf/error.ts';
 import { readHeader } from '../gguf/header.ts';
+import { magicFault } from '../gguf/magic.ts';
 import { openSource } from '../gguf/source.ts';
 import { HubError } from './error.ts';
 import { type Answer, ask, type RetryOptions, strongTag, type Token, withRetries } from './http.ts';
@@ -26,7 +27,7 @@ export interface DownloadOptions extends RetryOptions {
 
 /** More than the pieces in which a server that limits its answers would send a file (not tuned). */
 const MAX_ANSWERS = 10_000;
-const MAGIC = [...'GGUF'].map((letter) => letter.charCodeAt(0));
+const MAGIC_BYTES = 4;
 
 /**
  * Fetches a file into a part, from where an earlier attempt ended, and makes it the whole file when length and checksum are
@@ -110,7 +111,7 @@ export async function download(part: Part, store: Store, wanted: Wanted, options
       if (kept === 0) {
         added = joined(first, chunk);
         first = added;
-        if (added.length < MAGIC.length) continue;
+        if (added.length < MAGIC_BYTES) continue;
         checkMagic(answer, added); // first, as a page to log in has another length too
         checkSize(answer, range.size, wanted.size);
         if (wanted.size === undefined) await checkRoom(store, wanted.url, stored.size, 0);
@@ -201,7 +202,7 @@ function rangeOf({ name, headers }: Answer, from: number): BodyRange {
 }
 
 function checkMagic({ name, headers }: Answer, bytes: Uint8Array): void {
-  if (MAGIC.every((byte, i) => bytes[i] === byte)) return;
+  if (magicFault(bytes) === undefined) return;
   const seen = [...bytes.subarray(0, 16)].map((byte) => (byte > 31 && byte < 127 ? String.fromCharCode(byte) : '.'));
   const type = printable(headers.get('content-type') ?? 'no type');
   throw new HubError('format', `${name}: no GGUF file: it begins with "${seen.join('')}" (${type}), expected "GGUF"`);

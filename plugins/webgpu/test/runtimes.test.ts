@@ -1,13 +1,13 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import { readFile, rm } from 'node:fs/promises';
-import { createServer } from 'node:http';
+import { readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { demoModel, loadModel } from '../../../dist/index.js';
+import { inPage } from '../../../test/in_page.js';
 import { chromium, deno } from './adapters.js';
 
 // Runtimes with a WebGPU of their own: Deno on this machine's driver, Chromium on its own SwiftShader.
@@ -82,13 +82,13 @@ describe('Deno', () => {
 describe('Chromium', () => {
   it.skipIf(chromium === undefined)(
     chromium === undefined ? 'is not installed' : 'computes and writes the same, with the model in a Blob',
-    async () => check(await inPage(chromium as string)),
+    async () => check(await tryInPage(chromium as string)),
   );
 });
 
 /** Opens a page that loads the built packages over HTTP, and gives what it sends back. */
-async function inPage(browser: string): Promise<Result> {
-  const page = `<!doctype html><script type="importmap">${JSON.stringify({ imports: importsFor('browser') })}</script>
+function tryInPage(browser: string): Promise<Result> {
+  const html = `<!doctype html><script type="importmap">${JSON.stringify({ imports: importsFor('browser') })}</script>
     <script type="module">
       try {
         ${MODULES}
@@ -99,38 +99,6 @@ async function inPage(browser: string): Promise<Result> {
         await fetch('/error', { method: 'POST', body: String(error.stack ?? error) });
       }
     </script>`;
-  let child: ChildProcess | undefined;
-  const profile = join(tmpdir(), `ternlm-chromium-${process.pid}`);
-  const server = createServer();
-  try {
-    return await new Promise<Result>((resolve, reject) => {
-      server.on('request', async (request, response) => {
-        const path = new URL(request.url ?? '/', 'http://page').pathname;
-        if (request.method === 'POST') {
-          const body = (await request.toArray()).join('');
-          response.end();
-          if (path === '/result') resolve(JSON.parse(body));
-          else reject(new Error(body));
-          return;
-        }
-        const type = path === '/' ? 'text/html' : path.endsWith('.js') ? 'text/javascript' : 'application/octet-stream';
-        const body = path === '/' ? page : await readFile(join(root, path)).catch(() => undefined);
-        response.writeHead(body === undefined ? 404 : 200, { 'content-type': type }).end(body);
-      });
-      server.listen(0, '127.0.0.1', () => {
-        const address = server.address();
-        const port = typeof address === 'object' ? address?.port : undefined;
-        const flags = ['--headless=new', '--no-sandbox', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'];
-        const args = [...flags, `--user-data-dir=${profile}`, `http://127.0.0.1:${port}/`];
-        // A group of its own, as it starts many processes.
-        child = spawn(browser, args, { stdio: 'ignore', detached: true });
-        child.on('error', reject);
-      });
-    });
-  } finally {
-    server.closeAllConnections();
-    server.close();
-    if (child?.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
-    await rm(profile, { recursive: true, force: true, maxRetries: 5 });
-  }
+  const file = (path: string) => readFile(join(root, path)).catch(() => undefined);
+  return inPage(browser, { html, file }, ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader']);
 }
